@@ -1,0 +1,62 @@
+"""The errors a user can meet, as one tree.
+
+::
+
+    SepcompileError
+    ├── ConfigError(ValueError)      a layer config, a shape or a file that holds them is wrong
+    ├── WeightError(ValueError)      a weight is missing, of the wrong shape or not readable
+    ├── UnsupportedError             correct Keras, but not compiled (yet); says what is
+    ├── TargetError(ValueError)      an unknown, malformed or unusable target
+    ├── ScheduleError(ValueError)    a schedule record that does not fit its program or target
+    ├── CompileError                 code generation, the C compiler or the linker failed
+    ├── ArtifactError                an artifact is damaged, of another version or for another machine
+    ├── InputError(ValueError)       a tensor handed to a compiled layer does not fit it
+    └── TuningError                  a search, a measurement or the tuning database failed
+
+Every message says which layer, which field and which value, and what would be accepted.
+The emitted loader carries ``ArtifactError`` and ``InputError`` of its own (``sepcompile.runtime.errors``),
+which are the same classes here.
+"""
+
+from sepcompile.runtime.errors import ArtifactError, InputError, SepcompileError
+
+__all__ = [
+    "ArtifactError",
+    "CompileError",
+    "ConfigError",
+    "InputError",
+    "ScheduleError",
+    "SepcompileError",
+    "TargetError",
+    "TuningError",
+    "UnsupportedError",
+    "WeightError",
+]
+
+
+class ConfigError(SepcompileError, ValueError):
+    """A layer config, a shape or a file that holds them is wrong."""
+
+
+class WeightError(SepcompileError, ValueError):
+    """A weight is missing, has the wrong shape or dtype, or cannot be read."""
+
+
+class UnsupportedError(SepcompileError):
+    """Legal Keras that sepcompile does not compile; the message says what it does."""
+
+
+class TargetError(SepcompileError, ValueError):
+    """A target is unknown, malformed, or cannot be used here."""
+
+
+class ScheduleError(SepcompileError, ValueError):
+    """A schedule record does not fit its program or its target."""
+
+
+class CompileError(SepcompileError):
+    """Code generation, the C compiler or the linker failed."""
+
+
+class TuningError(SepcompileError):
+    """A search, a measurement or the tuning database failed."""
