@@ -99,8 +99,8 @@ class ScaleShift:
 class Activation:
     """An activation function by its canonical ``kind``, see ``ir.activations``.
 
-    ``params`` are sorted (name, value) pairs, every parameter of the kind present. ``axis`` is the NHWC axis (1, 2 or 3)
-    that the row-wise kinds (softmax, log_softmax, sparsemax, glu) run along and None for elementwise kinds.
+    ``params`` are sorted (name, value) pairs, every parameter of the kind present. ``axis`` is the NHWC axis (1, 2 or
+    3) that the row-wise kinds (softmax, log_softmax, sparsemax, glu) run along and None for elementwise kinds.
     ``weight`` names PReLU's ``alpha`` (shape (H|1, W|1, C|1), NHWC) and is None for every other kind.
     """
 

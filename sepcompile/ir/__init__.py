@@ -1,0 +1,1 @@
+"""The intermediate representation: stages, shapes, verifier, printer, passes, activations and the reference."""
