@@ -100,7 +100,8 @@ class Activation:
     """An activation function by its canonical ``kind``, see ``ir.activations``.
 
     ``params`` are sorted (name, value) pairs, every parameter of the kind present. ``axis`` is the NHWC axis (1, 2 or
-    3) that the row-wise kinds (softmax, log_softmax, sparsemax, glu) run along and None for elementwise kinds.
+    3) that the row-wise kinds (softmax, log_softmax, sparsemax, glu) run along and None for elementwise kinds; in a
+    program that is not canonical yet it counts the axes of the tensor as it stands there, which may be transposed.
     ``weight`` names PReLU's ``alpha`` (shape (H|1, W|1, C|1), NHWC) and is None for every other kind.
     """
 
@@ -156,8 +157,12 @@ def lift_channels_first(shape: Shape) -> Shape:
 
 
 def is_channels_first(program: Program) -> bool:
-    """Whether the program's first stage is the transpose that a channels_first input needs."""
-    return bool(program.stages) and isinstance(program.stages[0], Transpose)
+    """Whether the program's first stage is the transpose that a channels_first input needs.
+
+    Activations may stand before it (in a program that is not canonical yet): they do not care about the layout.
+    """
+    first = next((stage for stage in program.stages if not isinstance(stage, Activation)), None)
+    return isinstance(first, Transpose)
 
 
 def input_shape(program: Program) -> Shape:
