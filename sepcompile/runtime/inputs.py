@@ -1,0 +1,105 @@
+"""Turns what a caller hands over into the array a kernel reads, or says what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+
+_CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost (page-locked host memory)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape (``None``: a dynamic batch) and dtype of a tensor at the layer's edge."""
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name}{describe(self.shape)}"
+
+
+def describe(shape: tuple[int | None, ...]) -> str:
+    """A shape as Keras prints it: ``(None, 8, 8, 3)``."""
+    return "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
+
+
+def as_input(x: object, spec: TensorSpec, layer: str) -> np.ndarray:
+    """``x`` as a C-contiguous, aligned array of the layer's dtype; a copy only where that is needed.
+
+    Other floating dtypes are cast, as Keras does. Raises ``InputError``.
+    """
+    array = x if isinstance(x, np.ndarray) else _from_other(x, layer)
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"layer {layer!r}: x is a masked array, whose mask would be lost; pass x.filled(...)")
+    check_shape(array.shape, spec, layer, "x")
+    if array.dtype != spec.dtype:
+        array = _cast(array, spec, layer)
+    return np.require(np.asarray(array), spec.dtype, ["C", "A"])
+
+
+def _from_other(x: object, layer: str) -> np.ndarray:
+    if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
+        device = x.__dlpack_device__()[0]
+        if int(device) not in _CPU:
+            raise InputError(f"layer {layer!r}: x is on DLPack device type {int(device)}; this layer reads CPU memory")
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
+            pass  # NumPy before 1.23, a dtype it has not, or a tensor that gradients are recorded for: try __array__
+    if not hasattr(x, "__array__"):
+        raise InputError(
+            f"layer {layer!r}: x is of type {type(x).__name__}; accepted: a NumPy array, "
+            "or an object with __dlpack__ (on the CPU) or __array__"
+        )
+    try:
+        return np.asarray(x)
+    except Exception as error:  # whatever a foreign __array__ raises
+        raise InputError(f"layer {layer!r}: x ({type(x).__name__}) cannot be read as an array: {error}") from error
+
+
+def _cast(array: np.ndarray, spec: TensorSpec, layer: str) -> np.ndarray:
+    # ml_dtypes' bfloat16 and float8 are of kind "V" to NumPy; their names tell them from records.
+    floating = array.dtype.kind == "f" or (array.dtype.kind == "V" and "float" in array.dtype.name)
+    if not floating:
+        raise InputError(
+            f"layer {layer!r}: x has dtype {array.dtype.name}; expected {spec.dtype.name}, or another floating dtype "
+            f"(cast it first: x.astype({spec.dtype.name!r}))"
+        )
+    with np.errstate(over="ignore"):  # a large float64 becomes infinite, as in Keras
+        return array.astype(spec.dtype)
+
+
+def check_shape(shape: tuple[int, ...], spec: TensorSpec, layer: str, what: str) -> None:
+    """Raises ``InputError`` where ``shape`` is not what ``spec`` says; ``what`` is the argument's name."""
+    expected = spec.shape
+    if len(shape) != len(expected):
+        raise InputError(
+            f"layer {layer!r}: {what} has {len(shape)} dimensions, shape {describe(shape)}; "
+            f"expected {len(expected)}, shape {describe(expected)}"
+        )
+    for axis, size in enumerate(expected):
+        if size is not None and shape[axis] != size:
+            raise InputError(
+                f"layer {layer!r}: {what} has shape {describe(shape)}; expected {describe(expected)} "
+                f"(axis {axis} is {shape[axis]}, not {size})"
+            )
+    if shape[0] > 2**31 - 1:
+        raise InputError(f"layer {layer!r}: {what} has a batch of {shape[0]}; at most {2**31 - 1}")
+
+
+def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, layer: str) -> None:
+    """Raises ``InputError`` where results cannot be written to ``out`` as it is."""
+    if not isinstance(out, np.ndarray):
+        raise InputError(f"layer {layer!r}: out is of type {type(out).__name__}; expected a numpy.ndarray")
+    if out.shape != shape:
+        raise InputError(f"layer {layer!r}: out has shape {describe(out.shape)}; expected {describe(shape)}")
+    if out.dtype != dtype:
+        raise InputError(f"layer {layer!r}: out has dtype {out.dtype.name}; expected {dtype.name}")
+    if not out.flags.c_contiguous or not out.flags.aligned:
+        raise InputError(f"layer {layer!r}: out is not C-contiguous and aligned; expected both")
+    if not out.flags.writeable:
+        raise InputError(f"layer {layer!r}: out is read-only; expected a writable array")

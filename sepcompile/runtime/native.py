@@ -1,0 +1,45 @@
+"""The functions of an artifact's library, through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from .errors import ArtifactError
+
+ENTRY_ABI = 1
+
+
+class NativeLibrary:
+    """The library at ``path``, whose functions start with ``symbol``. Maps native code: verify the file first.
+
+    Raises ``ArtifactError`` where the library cannot be mapped, lacks a function or has another ABI.
+    """
+
+    def __init__(self, path: Path, symbol: str) -> None:
+        try:
+            self.library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+        except OSError as error:
+            raise ArtifactError(f"{path}: the library cannot be loaded: {error}") from error
+        self.path = path
+        pointer, size, i32 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
+        abi = self._function(symbol, "abi", i32)()
+        if abi != ENTRY_ABI:
+            raise ArtifactError(f"{path}: ABI version {abi}; this loader knows {ENTRY_ABI}")
+        self.layer_bytes = self._function(symbol, "layer_bytes", size)
+        self.arena_bytes = self._function(symbol, "arena_bytes", size, i32)
+        self.init = self._function(symbol, "init", i32, pointer, pointer, pointer, pointer, size, pointer, i32)
+        self.run = self._function(symbol, "run", i32, pointer, pointer, pointer, i32)
+        self.pool_bytes = self._function(symbol, "pool_bytes", size)
+        self.pool_init = self._function(symbol, "pool_init", None, pointer, i32)
+        self.pool_worker = self._function(symbol, "pool_worker", None, pointer, i32)
+
+    def _function(self, symbol: str, suffix: str, result: type | None, *arguments: type) -> ctypes._NamedFuncPointer:
+        try:
+            function = self.library[f"{symbol}_{suffix}"]
+        except AttributeError as error:
+            raise ArtifactError(f"{self.library._name}: function {symbol}_{suffix} is missing") from error
+        function.restype = result
+        function.argtypes = arguments
+        return function

@@ -1,0 +1,107 @@
+"""What self-tests, benchmarks and verification report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times of single calls, in seconds."""
+
+    median: float
+    best: float
+    mean: float
+    calls: int
+    batch: int
+    threads: int
+    variant: str
+
+    @classmethod
+    def of(cls, times: Sequence[float], *, batch: int, threads: int, variant: str) -> Benchmark:
+        """Summary of ``times``."""
+        ordered = sorted(times)
+        middle, mean = ordered[len(ordered) // 2], sum(ordered) / len(ordered)
+        return cls(middle, ordered[0], mean, len(ordered), batch, threads, variant)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median * 1e6:.1f} us per call (median of {self.calls}; best {self.best * 1e6:.1f} us), "
+            f"batch {self.batch}, {self.threads} thread(s), {self.variant}"
+        )
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """How far a result is from the reference: ``worst`` is the largest error divided by its tolerance (1 = limit)."""
+
+    passed: bool
+    max_error: float
+    worst: float
+    elements: int
+
+    def __str__(self) -> str:
+        word = "passed" if self.passed else "FAILED"
+        return f"{word}: largest error {self.max_error:.3g}, {self.worst:.3g} of tolerance, {self.elements} elements"
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """An input, the output that float64 arithmetic gives, and how far each element may be off."""
+
+    x: np.ndarray
+    expected: np.ndarray
+    tolerance: np.ndarray
+
+    def check(self, layer: Callable[[np.ndarray], Any]) -> SelfTestReport:
+        """Runs ``layer`` on the input and compares. NaN must meet NaN, and infinities their like."""
+        got = np.asarray(layer(self.x), dtype=np.float64)
+        if got.shape != self.expected.shape:
+            return SelfTestReport(False, float("inf"), float("inf"), got.size)
+        expected = self.expected.astype(np.float64)
+        tolerance = self.tolerance.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+            error = np.where(same, 0.0, np.abs(got - expected))
+            ratio = np.where(same, 0.0, error / tolerance)
+        worst = float(np.max(ratio, initial=0.0))  # NaN where only one side is NaN
+        return SelfTestReport(bool(worst <= 1.0), float(np.max(error, initial=0.0)), worst, got.size)
+
+
+@dataclass(frozen=True)
+class VariantReport:
+    """One variant in a verification. ``missing`` names CPU features this machine lacks; the self-test then did not run.
+
+    ``problem`` says why a variant that should run did not.
+    """
+
+    target: str
+    missing: tuple[str, ...]
+    selftest: SelfTestReport | None
+    problem: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether this machine ran the variant."""
+        return self.selftest is not None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What ``verify`` found; files, manifest and tensors were right, or it would have raised."""
+
+    path: str
+    name: str
+    files: int
+    nbytes: int
+    variants: tuple[VariantReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """At least one variant ran, and all that ran passed."""
+        tests = [variant.selftest for variant in self.variants if variant.selftest is not None]
+        return bool(tests) and all(test.passed for test in tests) and not any(v.problem for v in self.variants)
