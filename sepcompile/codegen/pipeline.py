@@ -1,0 +1,182 @@
+"""The TVM pipeline: scheduled TIR to a bare C function.
+
+The stock pipeline ends in TVM's packed calling convention, which wants TVM's runtime on the device and 64-byte aligned
+tensors. Ours ends in ``void k(const T* x, ..., T* y, uint8_t* scratch, int32_t task_begin, int32_t task_end)``: no
+undefined symbol, element alignment, the caller's scratch memory, and the parallel loop as a range of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+from tvm.s_tir import transform as st
+from tvm.tirx import transform as tx
+from tvm.tirx.buffer import is_buffer_var
+
+from sepcompile.compute.views import View
+from sepcompile.errors import CompileError
+
+# Scratch below this stays on the stack, where LLVM can keep it in registers (TVM's own kMaxStackAlloca).
+STACK_BYTES = 1024
+ALIGNMENT = 64
+PIPELINE = "sepcompile_bare"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One bare function and the scratch memory that a call of it needs, in bytes per thread."""
+
+    func: Any
+    scratch_bytes: int
+
+
+def lower(func: Any, name: str, target: Any, views: Mapping[str, View]) -> Lowered:
+    """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name."""
+    mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
+    mod = tx.BindTarget(tvm.target.Target(target, host=target))(mod)
+    mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
+    mod = tvm.IRModule({name: _apply_views(mod[name], views)})
+    mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
+    scratch = _Scratch()
+    bare = _bare(mod[name], scratch)
+    mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
+    return Lowered(mod[name], scratch.size)
+
+
+def build(lowered: Mapping[str, Lowered], target: Any) -> Any:
+    """Compile lowered functions into one TVM module (object code, assembly and LLVM IR can be taken from it)."""
+    mod = tvm.IRModule({name: item.func for name, item in lowered.items()})
+    return tirx.build(mod, target=target, pipeline=PIPELINE)
+
+
+_TO_LOOPS = [
+    st.CanonicalizeLoop(),
+    st.LowerInitBlock(),
+    st.PlanAndUpdateBufferAllocationLocation(),
+    st.ConvertBlocksToOpaque(),
+    st.CompactBufferAllocation(),
+    st.LowerMatchBuffer(),
+    st.StmtSimplify(),
+    st.AnnotateIrregularLoop(),
+    st.LowerOpaqueBlock(),
+]
+_TO_FLAT_VECTORS = [
+    tx.FlattenBuffer(),
+    tx.NarrowDataType(32),
+    tx.VectorizeLoop(True),
+    tx.StorageRewrite(),
+    st.HoistIfThenElse(),
+    tx.UnrollLoop(),
+    st.RenormalizeSplitPattern(),
+    tx.StmtSimplify(),
+    tx.RemoveNoOp(),
+    st.RewriteUnsafeSelect(),
+    tx.CommonSubexprElim(),
+]
+_LEGALIZE = [tx.VerifyMemory()]
+
+
+def _apply_views(func: Any, views: Mapping[str, View]) -> Any:
+    """Replace each viewed buffer by a flat one and rewrite its accesses."""
+    flat: dict[Any, tuple[Any, View]] = {}
+
+    def replacement(old: Any) -> tuple[Any, View] | None:
+        if old.name not in views:
+            return None
+        if old not in flat:
+            view = views[old.name]
+            flat[old] = (tirx.decl_buffer((view.size,), old.dtype, old.name, scope=old.scope()), view)
+        return flat[old]
+
+    def load(node: Any) -> Any:
+        found = replacement(node.source)
+        return node if found is None else found[0].vload([found[1].load(node.indices)])
+
+    def store(node: Any) -> Any:
+        found = replacement(node.buffer)
+        return node if found is None else tirx.BufferStore(found[0], node.value, [found[1].store(node.indices)])
+
+    def alloc(node: Any) -> Any:
+        found = replacement(node.buffer)
+        return node if found is None else tirx.AllocBuffer(found[0], node.annotations)
+
+    body = tvm_ffi.structural_map(
+        func.body, [(TensorLoad, load), (tirx.BufferStore, store), (tirx.AllocBuffer, alloc)]
+    )
+    params = [flat[p][0] if p in flat else p for p in func.params]
+    return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
+
+
+class _Scratch:
+    """Hands out aligned offsets into the caller's scratch memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def take(self, nbytes: int) -> int:
+        offset = self.size
+        self.size = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
+        return offset
+
+
+def _bare(func: Any, scratch: _Scratch) -> Any:
+    """Turn buffer parameters into raw pointers, scratch into the caller's and the parallel loop into a task range."""
+    params: list[Any] = []
+    decls: list[Any] = []
+    for param in func.params:
+        if not is_buffer_var(param):
+            params.append(param)
+            continue
+        handle = tirx.Var(param.name, tirx.buffer_data_pointer_type(param))
+        params.append(handle)
+        decls.append(tirx.DeclBuffer(param, data=handle))
+    arena = tirx.Var("scratch", tvm.ir.PointerType(tvm.ir.PrimType("uint8")))
+    begin, end = tirx.Var("task_begin", "int32"), tirx.Var("task_end", "int32")
+
+    def alloc(node: Any) -> Any:
+        nbytes = _nbytes(node.buffer)
+        if node.buffer.scope() == "local" or nbytes < STACK_BYTES:
+            keep = {**dict(node.annotations or {}), "disable_lower_builtin": tirx.IntImm("int32", 1)}
+            return tirx.AllocBuffer(node.buffer, keep)
+        where = tirx.handle_add_byte_offset(arena, scratch.take(nbytes))
+        return tirx.DeclBuffer(node.buffer, data=tirx.reinterpret(tirx.buffer_data_pointer_type(node.buffer), where))
+
+    loops = 0
+
+    def task_range(node: Any) -> Any:
+        nonlocal loops
+        if node.kind != tirx.ForKind.PARALLEL:
+            return node
+        loops += 1
+        return tirx.For(node.loop_var, begin, end - begin, tirx.ForKind.SERIAL, node.body, None, {})
+
+    body = tvm_ffi.structural_map(func.body, [(tirx.AllocBuffer, alloc), (tirx.For, task_range)])
+    if loops != 1:
+        raise CompileError(f"a kernel must have exactly one task loop, {func.attrs['global_symbol']} has {loops}")
+    bare = tirx.PrimFunc([*params, arena, begin, end], tirx.SeqStmt([*decls, body]), func.ret_type, func.attrs)
+    return bare.with_attr("calling_conv", 1)
+
+
+def _nbytes(buffer: Any) -> int:
+    size = tvm.DataType(buffer.dtype).itemsize
+    for extent in buffer.shape:
+        size *= int(extent)
+    return int(size)
+
+
+def _factory() -> tuple[Any, Any, Any]:
+    @tvm.transform.module_pass(opt_level=0)
+    def identity(mod: Any, _ctx: Any) -> Any:
+        return mod
+
+    host = tvm.ir.transform.Sequential([tx.LowerTVMBuiltin(), tx.LowerIntrin()])
+    return identity, lambda: host, lambda: host
+
+
+tirx.register_tir_pipeline(PIPELINE, _factory)

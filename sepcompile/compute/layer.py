@@ -1,0 +1,181 @@
+"""The geometry of a layer's kernels: how a form's extents are cut by a schedule's tiles, and where each element lies.
+
+Notation: H, W, C input; OH, OW depthwise output; CD = C * depth_multiplier channels between the stages; F filters.
+A *block* is ``rows`` x ``columns`` output pixels, Q in all. ``D`` holds the depthwise result of a block as
+[CD / lanes][Q][lanes]: the depthwise stage stores whole vectors, and the pointwise stage reads consecutive pixels of
+one channel at constant displacements.
+
+Every tile that does not divide its extent overlaps its neighbour (``compute.views``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tvm import tirx
+
+from sepcompile.compute.form import Form
+from sepcompile.compute.record import Schedule
+from sepcompile.compute.views import View, clamp
+
+Expr = Any
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The geometry that a form and a schedule give together."""
+
+    form: Form
+    record: Schedule
+
+    def __post_init__(self) -> None:
+        if self.form.out_height > 1 and self.record.columns != self.form.out_width:
+            raise ValueError("only an output of one row is blocked along its columns")
+
+    @property
+    def pixels(self) -> int:
+        """Q, the pixels of a block."""
+        return self.record.rows * self.record.columns
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether blocks cut the columns of a single row rather than the rows."""
+        return self.form.out_height == 1
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks cover the image."""
+        if self.by_columns:
+            return -(-self.form.out_width // self.record.columns)
+        return -(-self.form.out_height // self.record.rows)
+
+    @property
+    def channel_blocks(self) -> int:
+        """Vectors that cover the depthwise channels."""
+        return -(-self.form.depthwise_channels // self.record.depthwise_lanes)
+
+    @property
+    def row_tiles(self) -> int:
+        """Depthwise register tiles along a block's rows."""
+        return -(-self.record.rows // self.record.tile_rows)
+
+    @property
+    def column_tiles(self) -> int:
+        """Depthwise register tiles along a block's columns."""
+        return -(-self.record.columns // self.record.tile_columns)
+
+    @property
+    def pixel_tiles(self) -> int:
+        """Pointwise register tiles along a block's pixels."""
+        return -(-self.pixels // self.record.tile_pixels)
+
+    @property
+    def panels(self) -> int:
+        """Weight panels of ``tile_vectors`` vectors that cover the filters."""
+        return -(-self.form.out_channels // (self.record.lanes * self.record.tile_vectors))
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int, int, int, int, int]:
+        """(block, channel block, row tile, column tile, row, column, lane): the loops of the depthwise stage."""
+        r = self.record
+        inner = (r.tile_rows, r.tile_columns, r.depthwise_lanes)
+        return (self.blocks, self.channel_blocks, self.row_tiles, self.column_tiles, *inner)
+
+    @property
+    def panel_shape(self) -> tuple[int, int, int, int, int, int]:
+        """(block, panel, pixel tile, pixel, vector, lane): the loops of the pointwise stage."""
+        r = self.record
+        return (self.blocks, self.panels, self.pixel_tiles, r.tile_pixels, r.tile_vectors, r.lanes)
+
+    def row(self, block: Expr) -> Expr:
+        """First output row of a block."""
+        return 0 if self.by_columns else clamp(block, self.record.rows, self.form.out_height)
+
+    def column(self, block: Expr) -> Expr:
+        """First output column of a block."""
+        return clamp(block, self.record.columns, self.form.out_width) if self.by_columns else 0
+
+    def tile_row(self, tile: Expr) -> Expr:
+        """First row of a depthwise tile within its block."""
+        return clamp(tile, self.record.tile_rows, self.record.rows)
+
+    def tile_column(self, tile: Expr) -> Expr:
+        """First column of a depthwise tile within its block."""
+        return clamp(tile, self.record.tile_columns, self.record.columns)
+
+    def channel(self, block: Expr, lane: Expr) -> Expr:
+        """Depthwise output channel of a lane."""
+        return clamp(block, self.record.depthwise_lanes, self.form.depthwise_channels) + lane
+
+    def filter(self, panel: Expr, vector: Expr, lane: Expr) -> Expr:
+        """Filter of a lane; the vectors that a last panel has too many compute its last filters again."""
+        return clamp(panel * self.record.tile_vectors + vector, self.record.lanes, self.form.out_channels) + lane
+
+    def pixel(self, tile: Expr) -> Expr:
+        """First pixel of a pointwise tile within its block."""
+        return clamp(tile, self.record.tile_pixels, self.pixels)
+
+    @cached_property
+    def scratch_view(self) -> View:
+        """``D`` in memory, [channel block][Q + 1][lanes].
+
+        When the channels do not divide, the last vector is stored so that its new channels land at the start of the
+        last channel block. The lanes before them fall on the upper, unread lanes of the pixel before, or for pixel 0
+        on the spare pixel that ends the channel block before.
+        """
+        lanes, blocks = self.record.depthwise_lanes, self.channel_blocks
+        tail = self.form.depthwise_channels % lanes
+        stride = self.pixels + 1
+
+        def store(index: Sequence[Expr]) -> Expr:
+            _, block, row_tile, column_tile, row, column, lane = index
+            pixel = (self.tile_row(row_tile) + row) * self.record.columns + self.tile_column(column_tile) + column
+            flat = (block * stride + pixel) * lanes + lane
+            return flat - tirx.Select(block == blocks - 1, lanes - tail, 0) if tail else flat
+
+        def load(index: Sequence[Expr]) -> Expr:
+            return (index[1] * stride + self._decode(index)) * lanes + index[6]
+
+        return View(blocks * stride * lanes, store, load)
+
+    def encode(self, pixel: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+        """A pixel as four indices of ``D``'s tile axes; any numbering would do, as long as ``_decode`` reverses it."""
+        tr, tc, ct = self.record.tile_rows, self.record.tile_columns, self.column_tiles
+        return pixel // (tr * tc * ct), (pixel // tc) % ct, (pixel // (tc * ct)) % tr, pixel % tc
+
+    def _decode(self, index: Sequence[Expr]) -> Expr:
+        tr, tc, ct = self.record.tile_rows, self.record.tile_columns, self.column_tiles
+        _, _, a, b, c, d, _ = index
+        return ((a * tr + c) * ct + b) * tc + d
+
+    def image_pixel(self, block: Expr, pixel: Expr) -> Expr:
+        """A block's pixel as a pixel of the image."""
+        return self.row(block) * self.form.out_width + self.column(block) + pixel
+
+    @cached_property
+    def pointwise_output_view(self) -> View:
+        """The output image of a pointwise stage, [OH * OW][F]."""
+        f = self.form
+
+        def store(index: Sequence[Expr]) -> Expr:
+            block, panel, tile, pixel, vector, lane = index
+            where = self.image_pixel(block, self.pixel(tile) + pixel)
+            return where * f.out_channels + self.filter(panel, vector, lane)
+
+        return View(f.out_height * f.out_width * f.out_channels, store, store)
+
+    @cached_property
+    def depthwise_output_view(self) -> View:
+        """The output image of a depthwise layer, [OH * OW][CD]."""
+        f = self.form
+
+        def store(index: Sequence[Expr]) -> Expr:
+            block, channel, row_tile, column_tile, row, column, lane = index
+            y = self.row(block) + self.tile_row(row_tile) + row
+            x = self.column(block) + self.tile_column(column_tile) + column
+            return (y * f.out_width + x) * f.out_channels + self.channel(channel, lane)
+
+        return View(f.out_height * f.out_width * f.out_channels, store, store)

@@ -1,0 +1,214 @@
+"""The kernels of a separable or depthwise layer as tensor expressions over the tiles of a schedule.
+
+Stages, by the names that schedules know them by: ``P`` padded input, ``DA`` depthwise sums, ``D`` depthwise result,
+``G`` pointwise sums, ``GC`` their copy in memory, ``O`` output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from sepcompile.compute import activations
+from sepcompile.compute.form import Epilogue
+from sepcompile.compute.layer import Layer
+from sepcompile.compute.views import View
+from sepcompile.ir.stages import Activation
+
+Expr = Any
+Tensor = Any
+
+
+@dataclass(frozen=True)
+class KernelIR:
+    """One kernel before scheduling: its PrimFunc, operand names in order, and the memory layout of its buffers.
+
+    Operands are named as in ``codegen.plan.Step``: ``x``, ``y``, ``w:<weight>``, ``t:<intermediate>``.
+    """
+
+    func: Any
+    operands: tuple[str, ...]
+    views: dict[str, View]
+
+
+class Builder:
+    """Collects the placeholders of one kernel while its stages are declared."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.inputs: list[tuple[str, Tensor]] = []
+
+    def operand(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+        """A placeholder, in the order of first use."""
+        for known, tensor in self.inputs:
+            if known == name:
+                return tensor
+        tensor = te.placeholder(shape, dtype, "".join(c if c.isalnum() else "_" for c in name))
+        self.inputs.append((name, tensor))
+        return tensor
+
+    def finish(self, output: Tensor, operand: str, views: dict[str, View]) -> KernelIR:
+        """The kernel that computes ``output``."""
+        func = te.create_prim_func([t for _, t in self.inputs] + [output])
+        return KernelIR(func, (*(name for name, _ in self.inputs), operand), views)
+
+
+def fused_kernel(layer: Layer, source: str, target: str) -> KernelIR:
+    """Depthwise and pointwise in one kernel, block by block."""
+    builder = Builder(layer)
+    output = _pointwise(builder, _scratch(builder, _depthwise(builder, source)))
+    return builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
+
+
+def depthwise_kernel(layer: Layer, source: str, target: str) -> KernelIR:
+    """A depthwise layer."""
+    builder = Builder(layer)
+    output = _depthwise_output(builder, _depthwise(builder, source))
+    return builder.finish(output, target, {"O": layer.depthwise_output_view})
+
+
+def split_kernels(layer: Layer, source: str, between: str, target: str) -> tuple[KernelIR, KernelIR]:
+    """Depthwise and pointwise as two kernels; ``between`` holds ``Layer.scratch_view``'s elements."""
+    first = Builder(layer)
+    head = first.finish(_scratch(first, _depthwise(first, source)), between, {"D": layer.scratch_view})
+    second = Builder(layer)
+    middle = second.operand(between, layer.tile_shape)
+    views = {middle.op.name: layer.scratch_view, "O": layer.pointwise_output_view}
+    return head, second.finish(_pointwise(second, middle), target, views)
+
+
+def _depthwise(builder: Builder, source: str) -> Tensor:
+    """Stages ``P`` (padded input) and ``DA`` (depthwise sums), the latter over ``Layer.tile_shape``."""
+    layer, form = builder.layer, builder.layer.form
+    stage = form.depthwise
+    (kh, kw), (sh, sw), (dh, dw) = stage.kernel_size, stage.strides, stage.dilation_rate
+    padded = _padded(builder, source)
+    lanes = layer.record.depthwise_lanes
+    weights = builder.operand(f"w:{stage.weight}", (layer.channel_blocks, kh, kw, lanes))
+    dy, dx = te.reduce_axis((0, kh), "dy"), te.reduce_axis((0, kw), "dx")
+
+    def taps(b: Expr, c: Expr, rt: Expr, ct: Expr, r: Expr, x: Expr, lane: Expr) -> Expr:
+        row = (layer.tile_row(rt) + r) * sh + dy * dh
+        column = (layer.tile_column(ct) + x) * sw + dx * dw
+        return te.sum(padded[b, c, row, column, lane] * weights[c, dy, dx, lane], [dy, dx])
+
+    return te.compute(layer.tile_shape, taps, "DA")
+
+
+def _padded(builder: Builder, source: str) -> Tensor:
+    """The input pixels that a block needs, zero outside the image, by channel vectors."""
+    layer, form = builder.layer, builder.layer.form
+    stage, record = form.depthwise, layer.record
+    (kh, kw), (sh, sw), (dh, dw) = stage.kernel_size, stage.strides, stage.dilation_rate
+    x = builder.operand(source, (form.height, form.width, form.channels), form.in_dtype)
+    rows = (record.rows - 1) * sh + (kh - 1) * dh + 1
+    columns = (record.columns - 1) * sw + (kw - 1) * dw + 1
+    alpha = _alpha(builder, form.pre)
+
+    def value(b: Expr, c: Expr, y: Expr, xx: Expr, lane: Expr) -> Expr:
+        row = layer.row(b) * sh - form.pad_before[0] + y
+        column = layer.column(b) * sw - form.pad_before[1] + xx
+        channel = layer.channel(c, lane)
+        if stage.depth_multiplier > 1:
+            channel = tirx.floordiv(channel, stage.depth_multiplier)
+        loaded = x[row, column, channel].astype("float32")
+        if form.pre is not None:
+            loaded = activations.apply(form.pre, loaded, alpha and alpha(row, column, channel))
+        inside = []
+        if form.pad_before[0] or form.pad_after[0]:
+            inside += [row >= 0, row < form.height]
+        if form.pad_before[1] or form.pad_after[1]:
+            inside += [column >= 0, column < form.width]
+        return tirx.if_then_else(tirx.all(*inside), loaded, tirx.const(0.0, "float32")) if inside else loaded
+
+    shape = (layer.blocks, layer.channel_blocks, rows, columns, record.depthwise_lanes)
+    return te.compute(shape, value, "P")
+
+
+def _scratch(builder: Builder, sums: Tensor) -> Tensor:
+    """Stage ``D``: what stands between the depthwise and the pointwise stage."""
+    layer, form = builder.layer, builder.layer.form
+    finish = _epilogue(builder, form.middle, form.depthwise_channels)
+
+    def value(*index: Expr) -> Expr:
+        b, c, rt, ct, r, x, lane = index
+        row = layer.row(b) + layer.tile_row(rt) + r
+        column = layer.column(b) + layer.tile_column(ct) + x
+        return finish(sums(*index), row, column, layer.channel(c, lane))
+
+    return te.compute(layer.tile_shape, value, "D")
+
+
+def _pointwise(builder: Builder, between: Tensor) -> Tensor:
+    """Stages ``G`` (matrix product), ``GC`` (its copy in memory, for long activations) and ``O`` (output)."""
+    layer, form, record = builder.layer, builder.layer.form, builder.layer.record
+    assert form.pointwise is not None
+    channels = form.depthwise_channels
+    panel_shape = (layer.panels, channels, record.tile_vectors, record.lanes)
+    weights = builder.operand(f"w:{form.pointwise.weight}", panel_shape)
+    k = te.reduce_axis((0, channels), "k")
+    lanes = record.depthwise_lanes
+
+    def product(b: Expr, panel: Expr, tile: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
+        a, bb, c, d = layer.encode(layer.pixel(tile) + i)
+        left = between[b, tirx.floordiv(k, lanes), a, bb, c, d, tirx.floormod(k, lanes)]
+        return te.sum(left * weights[panel, k, j, lane], [k])
+
+    sums = te.compute(layer.panel_shape, product, "G")
+    if not activations.is_light(form.final.activation):
+        held = sums
+        sums = te.compute(layer.panel_shape, lambda *index: held(*index), "GC")
+    finish = _epilogue(builder, form.final, form.out_channels)
+
+    def value(*index: Expr) -> Expr:
+        b, panel, tile, i, j, lane = index
+        pixel = layer.image_pixel(b, layer.pixel(tile) + i)
+        row, column = tirx.floordiv(pixel, form.out_width), tirx.floormod(pixel, form.out_width)
+        return finish(sums(*index), row, column, layer.filter(panel, j, lane)).astype(form.out_dtype)
+
+    return te.compute(layer.panel_shape, value, "O")
+
+
+def _depthwise_output(builder: Builder, sums: Tensor) -> Tensor:
+    """Stage ``O`` of a depthwise layer."""
+    layer, form = builder.layer, builder.layer.form
+    finish = _epilogue(builder, form.final, form.out_channels)
+
+    def value(*index: Expr) -> Expr:
+        b, c, rt, ct, r, x, lane = index
+        row = layer.row(b) + layer.tile_row(rt) + r
+        column = layer.column(b) + layer.tile_column(ct) + x
+        return finish(sums(*index), row, column, layer.channel(c, lane)).astype(form.out_dtype)
+
+    return te.compute(layer.tile_shape, value, "O")
+
+
+def _epilogue(builder: Builder, epilogue: Epilogue, channels: int) -> Callable[[Expr, Expr, Expr, Expr], Expr]:
+    """A function of (value, row, column, channel) that adds the bias and applies the activation."""
+    bias = builder.operand(f"w:{epilogue.bias}", (channels,)) if epilogue.bias else None
+    alpha = _alpha(builder, epilogue.activation)
+
+    def finish(value: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
+        if bias is not None:
+            value = value + bias[channel]
+        if epilogue.activation is None:
+            return value
+        return activations.apply(epilogue.activation, value, alpha and alpha(row, column, channel))
+
+    return finish
+
+
+def _alpha(builder: Builder, stage: Activation | None) -> Callable[[Expr, Expr, Expr], Expr] | None:
+    """PReLU's weight as a function of (row, column, channel); axes of extent 1 are shared."""
+    if stage is None or stage.weight is None:
+        return None
+    shape = dict(builder.layer.form.alphas)[stage.weight]
+    tensor = builder.operand(f"w:{stage.weight}", shape)
+
+    def at(*where: Expr) -> Expr:
+        return tensor(*(0 if extent == 1 else index for extent, index in zip(shape, where, strict=True)))
+
+    return at

@@ -1,0 +1,150 @@
+"""Applies a schedule record to the kernels of a layer: the transforms that every CPU family shares.
+
+The order of primitives matters to s_tir: ``parallel`` refuses a block whose reduction is already decomposed, and
+``compute_at`` needs its consumer's loops in their final order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvm.s_tir import Schedule as Transform
+
+from sepcompile.compute.activations import is_light
+from sepcompile.compute.layer import Layer
+from sepcompile.compute.separable import KernelIR
+
+Block = Any
+Loop = Any
+
+
+def schedule_fused(kernel: KernelIR, layer: Layer) -> Any:
+    """Scheduled PrimFunc of a fused kernel; one task is one block."""
+    s = Transform(kernel.func)
+    loops = _pointwise(s, layer)
+    stage = s.get_sblock("D")
+    s.compute_at(stage, loops.block, preserve_unit_loops=True)
+    taps = _depthwise(s, layer, stage, s.get_loops(stage)[-6:])
+    s.parallel(loops.block)
+    _decompose(s, "DA", taps)
+    _decompose(s, "G", loops.reduction)
+    return s.mod["main"]
+
+
+def schedule_depthwise(kernel: KernelIR, layer: Layer, output: str) -> Any:
+    """Scheduled PrimFunc of a depthwise kernel whose last stage is ``output`` (``O`` or ``D``).
+
+    One task is one block of a depthwise layer, or one channel block of a split layer, whose only block is the image.
+    """
+    s = Transform(kernel.func)
+    stage = s.get_sblock(output)
+    block, channel, *_ = loops = s.get_loops(stage)
+    taps = _depthwise(s, layer, stage, loops[1:])
+    s.parallel(channel if layer.record.split else block)
+    _decompose(s, "DA", taps)
+    return s.mod["main"]
+
+
+def schedule_pointwise(kernel: KernelIR, layer: Layer) -> Any:
+    """Scheduled PrimFunc of a split layer's pointwise kernel; one task is one weight panel or one pixel tile."""
+    s = Transform(kernel.func)
+    loops = _pointwise(s, layer)
+    s.parallel(loops.outer)
+    _decompose(s, "G", loops.reduction)
+    return s.mod["main"]
+
+
+class _PointwiseLoops:
+    """The loops that later steps need: block, the outer of the two tile loops, and the reduction's first."""
+
+    def __init__(self, block: Loop, outer: Loop, reduction: Loop) -> None:
+        self.block, self.outer, self.reduction = block, outer, reduction
+
+
+def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
+    record = layer.record
+    output = s.get_sblock("O")
+    block, panel, tile, pixel, vector, lane = s.get_loops(output)
+    outer, inner = (tile, panel) if record.order == "pixel" else (panel, tile)
+    s.reorder(block, outer, inner, pixel, vector, lane)
+    s.vectorize(lane)
+    sums = s.get_sblock("G")
+    if not is_light(layer.form.final.activation):
+        copy = s.get_sblock("GC")
+        s.compute_at(copy, inner, preserve_unit_loops=True)
+        _unroll_tile(s, copy, 2)
+    else:
+        s.unroll(pixel)
+        s.unroll(vector)
+    s.compute_at(sums, inner, preserve_unit_loops=True)
+    *_, i, j, lane, k = s.get_loops(sums)
+    outer_k = _split_channels(s, layer, k)
+    s.reorder(*outer_k, i, j, lane)
+    s.unroll(outer_k[-1])
+    s.unroll(i)
+    s.unroll(j)
+    s.vectorize(lane)
+    s.set_scope(sums, 0, "local")
+    return _PointwiseLoops(block, outer, outer_k[0])
+
+
+def _split_channels(s: Any, layer: Layer, k: Loop) -> list[Loop]:
+    """Split the reduction so that its unrolled part never leaves a channel block and never runs past the end."""
+    channels, lanes = layer.form.depthwise_channels, layer.record.depthwise_lanes
+    unroll = math.gcd(math.gcd(channels, lanes), layer.record.k_unroll)
+    if channels % lanes:
+        return list(s.split(k, [None, unroll]))
+    return list(s.split(k, [None, lanes // unroll, unroll]))
+
+
+def _depthwise(s: Any, layer: Layer, stage: Block, loops: list[Loop]) -> Loop:
+    """Schedule the depthwise sums under ``stage``, given its loops after the block's in the order of ``tile_shape``.
+
+    Returns the first loop of the reduction.
+    """
+    record = layer.record
+    channel, row_tile, column_tile, row, column, lane = loops
+    if record.staged or record.split:
+        s.reorder(channel, row_tile, column_tile, row, column, lane)
+        inner = column_tile
+    else:
+        s.reorder(row_tile, column_tile, channel, row, column, lane)
+        inner = channel
+    s.unroll(row)
+    s.unroll(column)
+    s.vectorize(lane)
+    sums = s.get_sblock("DA")
+    s.compute_at(sums, inner, preserve_unit_loops=True)
+    padded = s.get_sblock("P")
+    if record.staged:
+        s.compute_at(padded, channel, preserve_unit_loops=True)
+        s.vectorize(s.get_loops(padded)[-1])
+    else:
+        s.compute_inline(padded)
+    *_, r, x, lane, dy, dx = s.get_loops(sums)
+    outer, unrolled = s.split(dx, [None, min(record.tap_unroll, layer.form.depthwise.kernel_size[1])])
+    if record.unroll_rows:
+        s.reorder(outer, dy, unrolled, r, x, lane)
+        s.unroll(dy)
+    else:
+        s.reorder(dy, outer, unrolled, r, x, lane)
+    for loop in (unrolled, r, x):
+        s.unroll(loop)
+    s.vectorize(lane)
+    s.set_scope(sums, 0, "local")
+    return outer if record.unroll_rows else dy
+
+
+def _decompose(s: Any, sums: str, reduction: Loop) -> None:
+    """Take the zero initialisation of ``sums`` out of its reduction, in front of the loop ``reduction``."""
+    s.decompose_reduction(s.get_sblock(sums), reduction)
+    _unroll_tile(s, s.get_sblock(f"{sums}_init"), 2)
+
+
+def _unroll_tile(s: Any, block: Block, axes: int) -> None:
+    """Unroll the ``axes`` loops before the last and vectorize the last."""
+    *_, lane = loops = s.get_loops(block)
+    for loop in loops[-1 - axes : -1]:
+        s.unroll(loop)
+    s.vectorize(lane)
