@@ -1,0 +1,51 @@
+"""LiteRT with XNNPACK: the layer as a .tflite model, written here since no converter is at hand."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+from sepcompile.bench.layers import own_layout, to_nhwc
+from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
+from sepcompile.bench.peers.tflite_model import build_model
+
+
+class LiteRT:
+    """An interpreter per layer; XNNPACK is the default delegate of the wheel."""
+
+    def __init__(self, settings: Settings, interpreter: Any) -> None:
+        self._threads, self._interpreter = settings.threads, interpreter
+
+    def info(self) -> PeerInfo:
+        return PeerInfo(version("ai-edge-litert"), notes="XNNPACK delegate; interpreter without Python checks per call")
+
+    def prepare(self, case: Case) -> list[Candidate]:
+        if not case.geo.one_d:
+            return [self._candidate(case, "nhwc", tall=False)]
+        # The same memory as one row or as one column: the kernels differ.
+        return [self._candidate(case, "one row", tall=False), self._candidate(case, "one column", tall=True)]
+
+    def _candidate(self, case: Case, label: str, *, tall: bool) -> Candidate:
+        content = build_model(case.geo, case.data, tall=tall)
+        interpreter = self._interpreter.Interpreter(model_content=content, num_threads=self._threads)
+        interpreter.allocate_tensors()
+        source = interpreter.get_input_details()[0]["index"]
+        target = interpreter.get_output_details()[0]["index"]
+        x = own_layout(case.geo, case.data.x)
+        interpreter.set_tensor(source, x.reshape(interpreter.get_input_details()[0]["shape"]))
+        out_shape = own_layout(case.geo, _nhwc_view(case)).shape
+
+        def output() -> Any:
+            return to_nhwc(case.geo, interpreter.get_tensor(target).reshape(out_shape))
+
+        ops = ", ".join(op["op_name"] for op in interpreter._get_ops_details())
+        return Candidate(label, interpreter._interpreter.Invoke, output, ops, (interpreter, content))
+
+
+def _nhwc_view(case: Case) -> Any:
+    return importlib.import_module("numpy").empty(case.geo.nhwc_out, dtype="float32")
+
+
+def create(settings: Settings) -> LiteRT:
+    return LiteRT(settings, importlib.import_module("ai_edge_litert.interpreter"))
