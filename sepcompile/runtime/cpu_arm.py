@@ -1,0 +1,42 @@
+"""CPU features of Arm, 64 and 32 bit."""
+
+from __future__ import annotations
+
+import ctypes
+
+from .cpuinfo import words_per_core
+
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+# Bit 0 first, as the kernel's <asm/hwcap.h> has them.
+_HWCAP_64 = (
+    "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 "
+    "sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs sb paca pacg"
+)
+_HWCAP2_64 = (
+    "dcpodp sve2 sveaes svepmull svebitperm svesha3 svesm4 flagm2 frint svei8mm svef32mm svef64mm svebf16 i8mm bf16"
+)
+_HWCAP_32 = (
+    "swp half thumb 26bit fastmult fpa vfp edsp java iwmmxt crunch thumbee neon vfpv3 vfpv3d16 tls vfpv4 idiva idivt "
+    "vfpd32 lpae evtstrm"
+)
+
+
+def features(info: str, arch: str) -> set[str]:
+    """What the kernel tells this process (its auxiliary vector), and what ``/proc/cpuinfo`` lists for every core.
+
+    The vector comes first: a 32-bit process on a 64-bit kernel reads the 64-bit names in the file.
+    """
+    if arch == "armv7":
+        return _bits(_AT_HWCAP, _HWCAP_32) or words_per_core(info, "Features")
+    found = _bits(_AT_HWCAP, _HWCAP_64) | _bits(_AT_HWCAP2, _HWCAP2_64)
+    return found | words_per_core(info, "Features")
+
+
+def _bits(entry: int, names: str) -> set[str]:
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except (OSError, AttributeError):
+        return set()
+    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    word = int(getauxval(entry))
+    return {name for bit, name in enumerate(names.split()) if word >> bit & 1}

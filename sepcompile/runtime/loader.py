@@ -1,0 +1,160 @@
+"""Loading, verifying and reading artifacts.
+
+Nothing of an artifact's native code is mapped before its manifest, the size and SHA-256 of every file, the tensors and
+the machine it is for have been checked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from . import cpu
+from .elf import check_library
+from .errors import ArtifactError
+from .files import check_file, read_file
+from .layer import Layer
+from .manifest import SELFTEST, WEIGHTS, Manifest, VariantEntry
+from .manifest import read_manifest as _read_manifest
+from .native import ENTRY_ABI, NativeLibrary
+from .results import SelfTest, VariantReport, VerifyReport
+from .tensors import DTYPES, read_tensors
+
+_Tensors = dict[str, np.ndarray]
+
+
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, selftest: bool = False, variant: str | None = None
+) -> Layer:
+    """The layer of the artifact in the folder ``path``, as the best variant that this machine can run.
+
+    ``threads``: threads that one call may use; None: as many as this process has CPUs; 1: never another thread.
+    ``selftest``: run the artifact's self-test too. ``variant``: the target of the variant to use instead of the best.
+    Raises ``ArtifactError`` where the artifact is damaged, of another version, or not for this machine.
+    """
+    manifest, tensors = _checked(_folder(path))
+    layer = _open(manifest, _choose(manifest, variant), tensors, threads)
+    if selftest:
+        report = layer.selftest()
+        if not report.passed:
+            raise ArtifactError(f"{manifest.path}: the self-test of variant {layer.variant!r} {report}")
+    return layer
+
+
+def verify(path: str | os.PathLike[str], threads: int | None = None) -> VerifyReport:
+    """Checks everything in an artifact, and runs the self-test of each variant that this machine can run.
+
+    Raises ``ArtifactError`` where files, manifest or tensors are wrong; a failed self-test is in the report.
+    """
+    manifest, tensors = _checked(_folder(path))
+    reports = []
+    for variant in manifest.variants:
+        missing = _missing(variant)
+        if missing:
+            reports.append(VariantReport(variant.target, missing, None))
+            continue
+        try:
+            report = _open(manifest, variant, tensors, threads).selftest()
+            reports.append(VariantReport(variant.target, (), report, "" if report.passed else "self-test failed"))
+        except ArtifactError as error:
+            reports.append(VariantReport(variant.target, (), None, str(error)))
+    nbytes = sum(entry.nbytes for entry in manifest.files.values())
+    return VerifyReport(str(manifest.path), manifest.name, len(manifest.files), nbytes, tuple(reports))
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest of the artifact in the folder ``path``, checked in itself; no other file is read.
+
+    Raises ``ArtifactError``.
+    """
+    return _read_manifest(_folder(path))
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # loops of links, null characters
+        raise ArtifactError(f"{path!r}: {error}") from error
+
+
+def _checked(root: Path) -> tuple[Manifest, _Tensors]:
+    """The manifest and the weights, after every file has been checked."""
+    manifest = _read_manifest(root)
+    libraries = {variant.library: variant.arch for variant in manifest.variants}
+    tensors: _Tensors = {}
+    for path, entry in manifest.files.items():
+        if path == WEIGHTS:
+            tensors = read_tensors(read_file(root, entry), str(root / path))
+            continue
+        first = check_file(root, entry)
+        if path in libraries:
+            check_library(first, libraries[path], str(root / path))
+    for variant in manifest.variants:
+        _check_weights(variant, tensors, f"{root / WEIGHTS}: variant {variant.target!r}")
+        if variant.abi != ENTRY_ABI:
+            raise ArtifactError(f"{root}: variant {variant.target!r} has ABI {variant.abi}; expected {ENTRY_ABI}")
+    return manifest, tensors
+
+
+def _check_weights(variant: VariantEntry, tensors: _Tensors, where: str) -> None:
+    for weight in variant.weights:
+        tensor = tensors.get(weight.key)
+        if tensor is None:
+            raise ArtifactError(f"{where}: tensor {weight.key!r} is missing")
+        if tensor.dtype.str != DTYPES[weight.dtype] or tensor.shape != weight.shape:
+            raise ArtifactError(
+                f"{where}: tensor {weight.key!r} is {tensor.dtype.name}{tensor.shape}; "
+                f"the manifest says {weight.dtype}{weight.shape}"
+            )
+
+
+def _missing(variant: VariantEntry) -> tuple[str, ...]:
+    """What this machine lacks for a variant, in words; empty where it can run."""
+    if sys.platform != "linux":
+        return (f"Linux (this is {sys.platform})",)
+    if variant.arch != cpu.machine():
+        return (f"a CPU of architecture {variant.arch} (this is {cpu.machine()})",)
+    return cpu.missing(variant.requires)
+
+
+def _choose(manifest: Manifest, wanted: str | None) -> VariantEntry:
+    candidates = [variant for variant in manifest.variants if wanted in (None, variant.target)]
+    if not candidates:
+        names = ", ".join(variant.target for variant in manifest.variants)
+        raise ArtifactError(f"{manifest.path}: no variant {wanted!r}; it has {names}")
+    lacking = []
+    for variant in candidates:
+        missing = _missing(variant)
+        if not missing:
+            return variant
+        lacking.append(f"{variant.target} needs {', '.join(missing)}")
+    raise ArtifactError(f"{manifest.path}: this machine can run none of its variants: {'; '.join(lacking)}")
+
+
+def _open(manifest: Manifest, variant: VariantEntry, tensors: _Tensors, threads: int | None) -> Layer:
+    return Layer(
+        name=manifest.name,
+        variant=variant.target,
+        library=NativeLibrary(manifest.path / variant.library, variant.symbol),
+        weights={weight.name: tensors[weight.key] for weight in variant.weights},
+        input_spec=manifest.input,
+        output_spec=manifest.output,
+        threads=threads,
+        selftest=lambda: _selftest(manifest),
+    )
+
+
+def _selftest(manifest: Manifest) -> SelfTest:
+    where = str(manifest.path / SELFTEST)
+    tensors = read_tensors(read_file(manifest.path, manifest.files[SELFTEST]), where)
+    if set(tensors) != {"input", "expected", "tolerance"}:
+        raise ArtifactError(f"{where}: tensors {', '.join(sorted(tensors))}; expected input, expected, tolerance")
+    test = SelfTest(tensors["input"], tensors["expected"], tensors["tolerance"])
+    if test.x.dtype != manifest.input.dtype or test.x.shape[1:] != manifest.input.shape[1:]:
+        raise ArtifactError(f"{where}: input is {test.x.dtype.name}{test.x.shape}; expected {manifest.input}")
+    if not test.expected.shape == test.tolerance.shape == (test.x.shape[0], *manifest.output.shape[1:]):
+        raise ArtifactError(f"{where}: expected {test.expected.shape}, tolerance {test.tolerance.shape}")
+    return test
