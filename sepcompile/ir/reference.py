@@ -76,7 +76,7 @@ def error_bound(program: Program, weights: Weights, x: ArrayLike, eps: float = E
 
 def _range(eps: float) -> tuple[float, float]:
     """The largest number of the type with this roundoff, and what one underflow may lose in a stage."""
-    return (65504.0, 2.0**-14) if eps >= EPS_FLOAT16 else (float(np.finfo(np.float32).max), 2.0**-120)
+    return (65504.0, 2.0**-22) if eps >= EPS_FLOAT16 else (float(np.finfo(np.float32).max), 2.0**-120)
 
 
 def apply_stage(stage: Stage, value: Array, weights: Weights, layout: Layout = NHWC) -> Array:
@@ -104,7 +104,7 @@ def _stage_error(stage: Stage, value: Array, error: Array, weights: Weights, lay
     if isinstance(stage, Depthwise):
         kernel = np.abs(_weight(weights, stage.weight, stage))
         terms = kernel.shape[0] * kernel.shape[1] + EXTRA_TERMS
-        return _depthwise(stage, error, kernel) + terms * eps * _depthwise(stage, size, kernel)
+        return np.asarray(_depthwise(stage, error, kernel) + terms * eps * _depthwise(stage, size, kernel))
     if isinstance(stage, Pointwise):
         matrix = np.abs(_weight(weights, stage.weight, stage))
         terms = matrix.shape[0] + EXTRA_TERMS

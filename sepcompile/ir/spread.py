@@ -61,7 +61,7 @@ def _own(stage: Activation, z: Array, e: Array, y: Array, eps: float) -> Array:
         return eps * np.abs(y)
     if stage.kind == "exponential":
         # Range reduction loses eps * z of the exponent where the library is simple.
-        return eps * (ULPS + size) * np.exp(z + e)
+        return np.asarray(eps * (ULPS + size) * np.exp(z + e))
     if stage.kind in _PRODUCTS:
         return ULPS * eps * (np.abs(y) + size)
     scale = max([1.0, *(abs(value) for _, value in stage.params if np.isfinite(value))])
@@ -69,7 +69,7 @@ def _own(stage: Activation, z: Array, e: Array, y: Array, eps: float) -> Array:
 
 
 def _row_max(e: Array, axis: int) -> Array:
-    return np.max(e, axis=axis, keepdims=True)
+    return np.asarray(np.max(e, axis=axis, keepdims=True))
 
 
 def _softmax(stage: Activation, z: Array, e: Array, eps: float) -> Array:
@@ -83,7 +83,7 @@ def _softmax(stage: Activation, z: Array, e: Array, eps: float) -> Array:
 def _log_softmax(stage: Activation, z: Array, e: Array, eps: float) -> Array:
     assert stage.axis is not None
     y = activations.apply(stage, z)
-    return 2.0 * _row_max(e, stage.axis) + eps * (ULPS * np.abs(y) + z.shape[stage.axis] + ULPS)
+    return np.asarray(2.0 * _row_max(e, stage.axis) + eps * (ULPS * np.abs(y) + z.shape[stage.axis] + ULPS))
 
 
 def _sparsemax(stage: Activation, z: Array, e: Array, eps: float) -> Array:
