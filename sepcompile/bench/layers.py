@@ -26,7 +26,7 @@ ACTIVATIONS = ("linear", "relu", "relu6", "elu", "silu", "hard_silu")
 
 @dataclass(frozen=True)
 class BenchLayer:
-    """One row of a suite: a Keras class name, its config and the input shape with the batch, in the layer's own layout."""
+    """One row of a suite: a Keras class name, its config and the input shape (batch first, the layer's own layout)."""
 
     name: str
     class_name: str
@@ -57,7 +57,7 @@ class BenchLayer:
 
     @property
     def channels_first(self) -> bool:
-        return self.config.get("data_format", "channels_last") == "channels_first"
+        return bool(self.config.get("data_format", "channels_last") == "channels_first")
 
     @property
     def group(self) -> str:
@@ -154,6 +154,11 @@ class CaseData:
     bias: Array | None
 
 
+def spatial(pair: Pair, rank: int) -> list[int]:
+    """A pair's values for a convolution over tensors of this rank: both for 4, the second for 3."""
+    return [*pair][4 - rank :]
+
+
 def _pair(value: Any, one_d: bool) -> Pair:
     values = (int(value),) if isinstance(value, int) else tuple(int(v) for v in value)
     if one_d:
@@ -232,7 +237,7 @@ def to_nhwc(geo: Geometry, array: Array) -> Array:
 def save_case(folder: Path, layer: BenchLayer, data: CaseData, expected: Array) -> None:
     """Write what a peer's process needs to run and check one layer."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"x": data.x, "depthwise": data.depthwise, "expected": expected}
+    arrays: dict[str, Any] = {"x": data.x, "depthwise": data.depthwise, "expected": expected}
     if data.pointwise is not None:
         arrays["pointwise"] = data.pointwise
     if data.bias is not None:

@@ -23,9 +23,9 @@ def say_nothing(message: str) -> None:
 class BenchOptions:
     """``layers``, when given, takes the place of ``suite``; ``only`` picks rows by name.
 
-    ``peers`` empty means every known peer that can be imported by ``peer_python``. ``isa`` limits the instruction set of
-    peers that can be limited. ``pin`` confines every process to as many CPUs as threads; ``realtime`` asks for SCHED_FIFO.
-    ``compile`` stands in for ``sepcompile.compile`` (tests).
+    ``peers`` empty means every known peer that can be imported by ``peer_python``. ``isa`` limits the instruction set
+    of peers that can be limited. ``pin`` confines every process to as many CPUs as threads; ``realtime`` asks for
+    SCHED_FIFO. ``compile`` stands in for ``sepcompile.compile`` (tests).
     """
 
     suite: str = "dev"

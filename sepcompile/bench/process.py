@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from sepcompile.bench.errors import PeerError, UnsupportedLayerError
@@ -41,8 +40,10 @@ def thread_environment(threads: int) -> dict[str, str]:
 def environment(settings: Settings) -> dict[str, str]:
     """This process's environment with thread counts and, where the peer knows one, the instruction set limit."""
     extra = ISA_ENV.get(settings.isa, {}).get(settings.peer, {})
-    own_path = {"PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))}
-    return {**os.environ, **thread_environment(settings.threads), **extra, **(own_path if settings.peer == OURS else {})}
+    if settings.peer == OURS:
+        paths = (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))
+        extra = {**extra, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, **thread_environment(settings.threads), **extra}
 
 
 def command_line(python: str, settings: Settings) -> list[str]:
@@ -57,19 +58,13 @@ class PeerProcess:
 
     def __init__(self, settings: Settings, python: str, argv: list[str] | None = None) -> None:
         self.settings = settings
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(
             argv or command_line(python, settings),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             env=environment(settings), start_new_session=True,
         )  # fmt: skip
         self._buffer = b""
-
-    def __enter__(self) -> PeerProcess:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     @property
     def alive(self) -> bool:

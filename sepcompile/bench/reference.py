@@ -10,15 +10,15 @@ from sepcompile.bench.layers import Array, CaseData, Geometry
 def activate(name: str, y: Array) -> Array:
     """The activations of the suites, in the precision of ``y``."""
     if name == "relu":
-        return np.maximum(y, 0)
+        return np.asarray(np.maximum(y, 0))
     if name == "relu6":
-        return np.clip(y, 0, 6)
+        return np.asarray(np.clip(y, 0, 6))
     if name == "elu":
         return np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
     if name == "silu":
         return y / (1 + np.exp(-y))
     if name == "hard_silu":
-        return y * np.clip(y / 6 + 0.5, 0, 1)
+        return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1))
     return y
 
 
@@ -27,7 +27,7 @@ def evaluate(geo: Geometry, data: CaseData) -> Array:
     pads = ((0, 0), *zip(geo.pad_before, geo.pad_after, strict=True), (0, 0))
     x = np.pad(data.x.astype(np.float64), pads)
     out_h, out_w = geo.out_size
-    y = np.zeros((geo.batch, out_h, out_w, geo.channels, geo.depth_multiplier))
+    y: Array = np.zeros((geo.batch, out_h, out_w, geo.channels, geo.depth_multiplier))
     for i in range(geo.kernel[0]):
         rows = slice(i * geo.dilation[0], i * geo.dilation[0] + (out_h - 1) * geo.strides[0] + 1, geo.strides[0])
         for j in range(geo.kernel[1]):

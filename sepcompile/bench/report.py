@@ -40,13 +40,17 @@ class Round:
 
 @dataclass(frozen=True)
 class Result:
-    """One peer on one layer. ``status``: ok, unsupported, failed, or wrong (its output is off, so its time is void)."""
+    """One peer on one layer. ``status``: ok, unsupported, failed, or wrong (its output is off, so its time is void).
+
+    ``competes`` is false for lower precision, and for a peer that could not be held to the instruction set asked for.
+    """
 
     layer: str
     peer: str
     threads: int
     status: str
     precision: str = "float32"
+    competes: bool = True
     reason: str = ""
     error: float | None = None
     rounds: tuple[Round, ...] = ()
@@ -59,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """One layer and thread count: ours beside the fastest float32 peer. Speedups are peer over ours: above 1 we lead."""
+    """One layer and thread count: ours beside the fastest competing peer. Speedups are peer time over ours."""
 
     layer: str
     group: str
@@ -130,6 +134,10 @@ class BenchReport:
 
     def results_of(self, layer: str, threads: int) -> list[Result]:
         return [r for r in self.results if r.layer == layer and r.threads == threads]
+
+    def wrong(self) -> list[Result]:
+        """The results whose output was off; a caller may want to fail on them."""
+        return [r for r in self.results if r.status == "wrong"]
 
     def peer_names(self, threads: int) -> list[str]:
         """The peers that ran with this thread count, in the order they were asked for."""

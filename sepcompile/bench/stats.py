@@ -20,7 +20,7 @@ def geomean(values: Iterable[float | None]) -> float | None:
 
 
 def summarize_rounds(result: Result) -> Result:
-    """Fill in minimum and median. A peer's set-up is the one with the smallest median; its minimum is over all of them."""
+    """Fill in minimum and median: the median of the set-up where it is smallest, the minimum over all set-ups."""
     if result.status != "ok" or not result.rounds:
         return result
     by_setup: dict[str, list[Round]] = defaultdict(list)
@@ -38,8 +38,8 @@ def summarize_rounds(result: Result) -> Result:
 
 
 def _fastest(results: Sequence[Result], key: str) -> tuple[str, float | None]:
-    """The fastest float32 peer by ``min_us`` or ``median_us``; other precisions do not compete."""
-    times = {r.peer: getattr(r, key) for r in results if r.peer != OURS and r.precision == "float32"}
+    """The fastest competing peer by ``min_us`` or ``median_us``."""
+    times = {r.peer: getattr(r, key) for r in results if r.peer != OURS and r.competes}
     known = {peer: time for peer, time in times.items() if time is not None}
     if not known:
         return "", None

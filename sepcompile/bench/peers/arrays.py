@@ -20,7 +20,7 @@ def aligned_like(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.ones(size + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    array = raw[start : start + size].view(dtype).reshape(shape)
+    array: Array = raw[start : start + size].view(dtype).reshape(shape)
     array[...] = 1
     return array
 

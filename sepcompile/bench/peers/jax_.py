@@ -92,7 +92,13 @@ class Jax:
 
     def _activation(self, name: str) -> Callable[[Any], Any]:
         nn = self._jax.nn
-        table = {"relu": nn.relu, "relu6": nn.relu6, "elu": nn.elu, "silu": nn.silu, "hard_silu": nn.hard_silu}
+        table: dict[str, Callable[[Any], Any]] = {
+            "relu": nn.relu,
+            "relu6": nn.relu6,
+            "elu": nn.elu,
+            "silu": nn.silu,
+            "hard_silu": nn.hard_silu,
+        }
         return table.get(name, lambda y: y)
 
 

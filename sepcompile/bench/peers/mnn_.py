@@ -17,8 +17,9 @@ from sepcompile.bench.layers import Array
 from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
 from sepcompile.bench.peers.onnx_model import build_model, edge, from_edge
 
-# MNN's memory plan reuses a session's input for intermediates, so that a second run computes on what the first one left.
-# Filled again every so many calls, the numbers stay ordinary ones and the copy hardly counts (in short batches, not at all).
+# MNN's memory plan reuses a session's input for intermediates: a second run computes on what the first one left.
+# Filled again every so many calls, the numbers stay ordinary ones and the copy hardly counts (in short batches not at
+# all).
 REFILL = 16
 
 
@@ -29,7 +30,7 @@ class Mnn:
         self._mnn, self._settings = mnn, settings
 
     def info(self) -> PeerInfo:
-        return PeerInfo(version("MNN"), notes="precision high; converted from ONNX; input filled every 16th call; no instruction set limit exists")
+        return PeerInfo(version("MNN"), notes=f"precision high; from ONNX; input filled every {REFILL}th call")
 
     def prepare(self, case: Case) -> list[Candidate]:
         path = case.folder / f"mnn-{self._settings.threads}.mnn"

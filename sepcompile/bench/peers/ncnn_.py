@@ -23,7 +23,7 @@ class Ncnn:
         self._ncnn, self._threads = ncnn, settings.threads
 
     def info(self) -> PeerInfo:
-        return PeerInfo(str(self._ncnn.__version__), notes="fp16 and bf16 off; no instruction set limit exists")
+        return PeerInfo(str(self._ncnn.__version__), notes="fp16 and bf16 off")
 
     def prepare(self, case: Case) -> list[Candidate]:
         if case.geo.batch != 1:

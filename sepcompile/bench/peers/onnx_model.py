@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sepcompile.bench.layers import Array, CaseData, Geometry
+from sepcompile.bench.layers import Array, CaseData, Geometry, spatial
 from sepcompile.bench.peers.arrays import depthwise_oihw, pointwise_oihw
 
 OPSET, IR_VERSION = 17, 8
@@ -38,7 +38,7 @@ def _activation(helper: Any, name: str) -> tuple[list[Any], list[tuple[str, Arra
 def build_model(geo: Geometry, data: CaseData, rank: int = 4) -> bytes:
     """The serialized model, from ``x`` to ``y``."""
     onnx = importlib.import_module("onnx")
-    helper, spatial = onnx.helper, slice(4 - rank, None)
+    helper = onnx.helper
     drop = (0, 1, 2, 3) if rank == 4 else (0, 1, 3)
     weights = depthwise_oihw(data.depthwise)
     constants: list[tuple[str, Array]] = [("dw", weights.reshape([weights.shape[i] for i in drop]))]
@@ -49,8 +49,8 @@ def build_model(geo: Geometry, data: CaseData, rank: int = 4) -> bytes:
     nodes = [
         helper.make_node(
             "Conv", ["x", "dw", *(bias if last else [])], ["z" if last else "mid"], group=geo.channels,
-            strides=geo.strides[spatial], dilations=geo.dilation[spatial],
-            pads=[*geo.pad_before[spatial], *geo.pad_after[spatial]], kernel_shape=geo.kernel[spatial],
+            strides=spatial(geo.strides, rank), dilations=spatial(geo.dilation, rank),
+            pads=[*spatial(geo.pad_before, rank), *spatial(geo.pad_after, rank)], kernel_shape=spatial(geo.kernel, rank),
         )
     ]  # fmt: skip
     if data.pointwise is not None:

@@ -20,7 +20,7 @@ class OnnxRuntime:
         self._ort, self._threads = ort, settings.threads
 
     def info(self) -> PeerInfo:
-        notes = "channels first at its edge, as its API has it; bound inputs and outputs; no instruction set limit exists"
+        notes = "channels first at its edge, as its API has it; bound inputs and outputs"
         return PeerInfo(self._ort.__version__, notes=notes)
 
     def prepare(self, case: Case) -> list[Candidate]:

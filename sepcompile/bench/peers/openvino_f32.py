@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sepcompile.bench.layers import Array
+from sepcompile.bench.layers import Array, spatial
 from sepcompile.bench.peers.arrays import aligned, aligned_like, depthwise_oihw, pointwise_oihw
 from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
 
@@ -32,7 +32,8 @@ class OpenVINO:
         precision = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(element, element)
         pinning = self._probe.get_property("ENABLE_CPU_PINNING")
         threads = int(self._probe.get_property("INFERENCE_NUM_THREADS"))
-        notes = f"NUM_STREAMS {self._probe.get_property('NUM_STREAMS')}, own thread pinning {'on' if pinning else 'off'}"
+        streams = self._probe.get_property("NUM_STREAMS")
+        notes = f"NUM_STREAMS {streams}, own thread pinning {'on' if pinning else 'off'}"
         return PeerInfo(self._ov.__version__, precision, threads, notes)
 
     def prepare(self, case: Case) -> list[Candidate]:
@@ -59,16 +60,17 @@ class OpenVINO:
 
     def _model(self, case: Case, rank: int, last: bool) -> Any:
         op, geo, data = self._op, case.geo, case.data
-        first = slice(4 - rank, None)
         shape = list(_edge(data.x, rank, last).shape)
         x = parameter = op.parameter(shape, np.float32)
         to_first, to_last = ([0, 3, 1, 2], [0, 2, 3, 1]) if rank == 4 else ([0, 2, 1], [0, 2, 1])
         if last:
             x = op.transpose(x, op.constant(np.array(to_first)))
-        strides, dilation = geo.strides[first], geo.dilation[first]
-        weights = depthwise_oihw(data.depthwise).reshape(geo.channels, geo.depth_multiplier, 1, *geo.kernel[first])
-        pads = list(geo.pad_before[first]), list(geo.pad_after[first])
-        x = op.group_convolution(x, op.constant(weights), list(strides), *pads, list(dilation))
+        strides, dilation = spatial(geo.strides, rank), spatial(geo.dilation, rank)
+        weights = depthwise_oihw(data.depthwise).reshape(
+            geo.channels, geo.depth_multiplier, 1, *spatial(geo.kernel, rank)
+        )
+        pads = spatial(geo.pad_before, rank), spatial(geo.pad_after, rank)
+        x = op.group_convolution(x, op.constant(weights), strides, *pads, dilation)
         ones, zeros = [1] * (rank - 2), [0] * (rank - 2)
         if data.pointwise is not None:
             matrix = pointwise_oihw(data.pointwise).reshape(geo.out_channels, geo.mid_channels, *ones)

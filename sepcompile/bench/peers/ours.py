@@ -32,8 +32,7 @@ class Ours:
         layer = self._package.load(str(case.folder / ARTIFACT), threads=self._threads)
         x = aligned(own_layout(case.geo, case.data.x))
         y = aligned_like(layer(x).shape)
-        candidates = [Candidate("artifact", lambda: layer(x, out=y), lambda: to_nhwc(case.geo, y), keep=(x, y, layer))]
-        return candidates
+        return [Candidate("artifact", lambda: layer(x, out=y), lambda: to_nhwc(case.geo, y), keep=(x, y, layer))]
 
 
 def create(settings: Settings) -> Ours:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sepcompile.bench.errors import PeerError
-from sepcompile.bench.layers import Array
+from sepcompile.bench.layers import Array, spatial
 from sepcompile.bench.peers.arrays import aligned, depthwise_oihw, pointwise_oihw
 from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
 
@@ -46,7 +46,7 @@ class TorchLayer:
 
 def _pads(case: Case, rank: int) -> tuple[list[int], tuple[int, ...]]:
     """Symmetric padding goes into the convolution; a difference goes to an explicit pad before it."""
-    before, after = case.geo.pad_before[4 - rank :], case.geo.pad_after[4 - rank :]
+    before, after = spatial(case.geo.pad_before, rank), spatial(case.geo.pad_after, rank)
     shared = [min(pair) for pair in zip(before, after, strict=True)]
     rest = [(b - s, a - s) for b, a, s in zip(before, after, shared, strict=True)]
     flat = tuple(n for pair in reversed(rest) for n in pair)
@@ -55,7 +55,7 @@ def _pads(case: Case, rank: int) -> tuple[list[int], tuple[int, ...]]:
 
 def tensors(torch: Any, case: Case, rank: int, channels_last: bool) -> TorchLayer:
     """Copy a layer's data into tensors of the wanted rank and memory format."""
-    geo, spatial = case.geo, slice(4 - rank, None)
+    geo = case.geo
 
     def tensor(array: Array) -> Any:
         result = torch.from_numpy(np.ascontiguousarray(array))
@@ -70,9 +70,9 @@ def tensors(torch: Any, case: Case, rank: int, channels_last: bool) -> TorchLaye
     bias = None if case.data.bias is None else torch.from_numpy(case.data.bias)
     padding, pads = _pads(case, rank)
     conv = {
-        "stride": list(geo.strides[spatial]),
+        "stride": spatial(geo.strides, rank),
         "padding": padding,
-        "dilation": list(geo.dilation[spatial]),
+        "dilation": spatial(geo.dilation, rank),
         "groups": geo.channels,
     }
     return TorchLayer(x, tensor(squeeze(depthwise_oihw(case.data.depthwise))), pointwise, bias, conv, pads, rank)

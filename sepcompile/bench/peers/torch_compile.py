@@ -14,9 +14,8 @@ class TorchCompile:
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
-        self._config = importlib.import_module("torch._inductor.config")
-        self._config.freezing = True
-        self._config.compile_threads = 1
+        config: Any = importlib.import_module("torch._inductor.config")
+        config.freezing, config.compile_threads = True, 1
 
     def info(self) -> PeerInfo:
         return torch_info(self._torch, "torch.compile (Inductor), freezing on")

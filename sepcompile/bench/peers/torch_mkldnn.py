@@ -34,9 +34,10 @@ class TorchMkldnn:
             result.append(candidate(label, self._function(case, layer), layer))
         return result
 
-    def _packed(self, weight: Any, conv: dict[str, Any], size: list[int]) -> Any:
-        arguments = conv["padding"], conv["stride"], conv["dilation"], conv["groups"], size
-        return self._torch.ops.mkldnn._reorder_convolution_weight(weight, *arguments)
+    def _packed(self, weight: Any, conv: dict[str, Any], size: list[int]) -> tuple[Any, tuple[Any, ...]]:
+        """A reordered weight and where it is applied, in the order the operator takes it."""
+        place = conv["padding"], conv["stride"], conv["dilation"], conv["groups"]
+        return self._torch.ops.mkldnn._reorder_convolution_weight(weight, *place, size), place
 
     def _function(self, case: Case, layer: TorchLayer) -> Callable[[Any], Any]:
         torch, geo = self._torch, case.geo
@@ -46,19 +47,18 @@ class TorchMkldnn:
         size = [int(d) for d in layer.x.shape]
         if layer.pads:
             size = [int(d) for d in torch.nn.functional.pad(layer.x, layer.pads).shape]
-        steps = [(self._packed(layer.depthwise, layer.conv, size), layer.conv)]
+        steps = [self._packed(layer.depthwise, layer.conv, size)]
         if layer.pointwise is not None:
             middle = [geo.batch, geo.mid_channels, *geo.out_size]
-            steps.append((self._packed(layer.pointwise, plain, middle), plain))
+            steps.append(self._packed(layer.pointwise, plain, middle))
         op = torch.ops.mkldnn._convolution_pointwise.default
 
         def run(x: Any) -> Any:
             if layer.pads:
                 x = torch.nn.functional.pad(x, layer.pads)
-            for weight, conv in steps[:-1]:
-                x = op(x, weight, None, conv["padding"], conv["stride"], conv["dilation"], conv["groups"], "none", [], "")
-            weight, conv = steps[-1]
-            place = conv["padding"], conv["stride"], conv["dilation"], conv["groups"]
+            for weight, place in steps[:-1]:
+                x = op(x, weight, None, *place, "none", [], "")
+            weight, place = steps[-1]
             y = op(x, weight, layer.bias, *place, attribute, scalars, "")
             return y if after is None else after(y)
 
