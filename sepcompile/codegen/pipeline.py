@@ -7,8 +7,10 @@ undefined symbol, element alignment, the caller's scratch memory, and the parall
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tvm
@@ -36,10 +38,10 @@ class Lowered:
     scratch_bytes: int
 
 
-def lower(func: Any, name: str, target: Any, views: Mapping[str, View]) -> Lowered:
+def lower(func: Any, name: str, target: Mapping[str, object], views: Mapping[str, View]) -> Lowered:
     """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name."""
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
-    mod = tx.BindTarget(tvm.target.Target(target, host=target))(mod)
+    mod = tx.BindTarget(_target(target))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
@@ -49,10 +51,27 @@ def lower(func: Any, name: str, target: Any, views: Mapping[str, View]) -> Lower
     return Lowered(mod[name], scratch.size)
 
 
-def build(lowered: Mapping[str, Lowered], target: Any) -> Any:
-    """Compile lowered functions into one TVM module (object code, assembly and LLVM IR can be taken from it)."""
+def build(lowered: Mapping[str, Lowered], target: Mapping[str, object]) -> Any:
+    """Compile lowered functions into one TVM module; ``target`` is TVM's target dict."""
     mod = tvm.IRModule({name: item.func for name, item in lowered.items()})
-    return tirx.build(mod, target=target, pipeline=PIPELINE)
+    return tirx.build(mod, target=_target(target), pipeline=PIPELINE)
+
+
+def object_code(module: Any) -> bytes:
+    """The relocatable object of a built module."""
+    with tempfile.TemporaryDirectory(prefix="sepcompile-") as folder:
+        path = Path(folder) / "kernels.o"
+        module.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def text(lowered: Mapping[str, Lowered]) -> str:
+    """The lowered TIR as TVMScript."""
+    return str(tvm.IRModule({name: item.func for name, item in lowered.items()}).script())
+
+
+def _target(target: Mapping[str, object]) -> Any:
+    return tvm.target.Target(dict(target), host=dict(target))
 
 
 _TO_LOOPS = [
@@ -157,8 +176,11 @@ def _bare(func: Any, scratch: _Scratch) -> Any:
         return tirx.For(node.loop_var, begin, end - begin, tirx.ForKind.SERIAL, node.body, None, {})
 
     body = tvm_ffi.structural_map(func.body, [(tirx.AllocBuffer, alloc), (tirx.For, task_range)])
-    if loops != 1:
-        raise CompileError(f"a kernel must have exactly one task loop, {func.attrs['global_symbol']} has {loops}")
+    if loops == 0:
+        # A loop over a single task is simplified away; an empty range must still do nothing.
+        body = tirx.For(tirx.Var("task", "int32"), begin, end - begin, tirx.ForKind.SERIAL, body, None, {})
+    if loops > 1:
+        raise CompileError(f"a kernel must have one task loop, {func.attrs['global_symbol']} has {loops}")
     bare = tirx.PrimFunc([*params, arena, begin, end], tirx.SeqStmt([*decls, body]), func.ret_type, func.attrs)
     return bare.with_attr("calling_conv", 1)
 

@@ -35,10 +35,6 @@ def _celu(z: Expr, p: Params) -> Expr:
     return tirx.max(f32(0.0), z) + f32(alpha) * m.expm1(tirx.min(f32(0.0), z) / f32(alpha))
 
 
-def _abs(z: Expr) -> Expr:
-    return tirx.Select(z < f32(0.0), -z, z)
-
-
 def _clip(z: Expr, low: float, high: float) -> Expr:
     return tirx.min(f32(high), tirx.max(f32(low), z))
 
@@ -60,13 +56,14 @@ def _gelu_tanh(z: Expr, _: Params) -> Expr:
 
 def _mish(z: Expr, _: Params) -> Expr:
     # tanh(log(1 + e)) = (e^2 + 2e) / (e^2 + 2e + 2); it is 1 in float32 from z = 20, where e^2 is far from overflow.
-    e = m.exp(tirx.min(f32(20.0), z))
-    n = e * (e + f32(2.0))
-    return z * (n / (n + f32(2.0)))
+    def ratio(e: Expr) -> Expr:
+        return m.let(e * (e + f32(2.0)), lambda n: n / (n + f32(2.0)))
+
+    return z * m.let(m.exp(tirx.min(f32(20.0), z)), ratio)
 
 
 def _log_sigmoid(z: Expr, _: Params) -> Expr:
-    return tirx.min(f32(0.0), z) - m.log1p_unit(m.exp(-_abs(z)))
+    return tirx.min(f32(0.0), z) - m.log1p_unit(m.exp(-m.absolute(z)))
 
 
 _FUNCTIONS: Mapping[str, Callable[[Expr, Params], Expr]] = {
@@ -76,10 +73,10 @@ _FUNCTIONS: Mapping[str, Callable[[Expr, Params], Expr]] = {
     "celu": _celu,
     "selu": lambda z, _: f32(SELU_SCALE) * _elu(z, SELU_ALPHA),
     "softplus": lambda z, _: m.softplus(z),
-    "softsign": lambda z, _: z / (_abs(z) + f32(1.0)),
+    "softsign": lambda z, _: z / (m.absolute(z) + f32(1.0)),
     "squareplus": lambda z, p: f32(0.5) * (z + tirx.sqrt(z * z + f32(p["b"]))),
     "soft_shrink": _soft_shrink,
-    "hard_shrink": lambda z, p: tirx.Select(_abs(z) > f32(p["threshold"]), z, f32(0.0)),
+    "hard_shrink": lambda z, p: tirx.Select(m.absolute(z) > f32(p["threshold"]), z, f32(0.0)),
     "sparse_plus": _sparse_plus,
     "silu": lambda z, _: z * m.sigmoid(z),
     "gelu": lambda z, _: f32(0.5) * z * (m.erf(z * f32(SQRT_HALF)) + f32(1.0)),
@@ -105,6 +102,9 @@ _LIGHT = frozenset(
     }
 )
 
+# Formulas that read z once, which is by far the most common case: no binding needed.
+_SINGLE_USE = frozenset({"linear", "hard_tanh", "sparse_sigmoid", "hard_sigmoid", "sigmoid", "tanh", "exponential"})
+
 
 def is_light(stage: Activation | None) -> bool:
     """Whether the activation is cheap enough to be unrolled with the register tile that it follows."""
@@ -114,5 +114,7 @@ def is_light(stage: Activation | None) -> bool:
 def apply(stage: Activation, z: Expr, alpha: Expr | None = None) -> Expr:
     """The activation of ``z`` (float32); ``alpha`` is PReLU's weight at this element."""
     if stage.kind == "prelu":
-        return tirx.max(f32(0.0), z) - alpha * tirx.max(f32(0.0), -z)
-    return _FUNCTIONS[stage.kind](z, dict(stage.params))
+        return m.let(z, lambda z: tirx.max(f32(0.0), z) - alpha * tirx.max(f32(0.0), -z))
+    if stage.kind in _SINGLE_USE:
+        return _FUNCTIONS[stage.kind](z, dict(stage.params))
+    return m.let(z, lambda z: _FUNCTIONS[stage.kind](z, dict(stage.params)))

@@ -90,6 +90,20 @@ class Form:
         return self.pointwise.filters if self.pointwise else self.depthwise_channels
 
     @property
+    def image(self) -> tuple[int, int, int]:
+        """(H, W, C) of the output before the row-wise activation."""
+        return self.out_height, self.out_width, self.out_channels
+
+    @property
+    def final_image(self) -> tuple[int, int, int]:
+        """(H, W, C) of the layer's output; ``glu`` halves one axis."""
+        if self.rowwise is None or not KINDS[self.rowwise.kind].halves:
+            return self.image
+        sizes = list(self.image)
+        sizes[(self.rowwise.axis or 3) - 1] //= 2
+        return sizes[0], sizes[1], sizes[2]
+
+    @property
     def taps(self) -> int:
         """Elements of one depthwise kernel."""
         return self.depthwise.kernel_size[0] * self.depthwise.kernel_size[1]

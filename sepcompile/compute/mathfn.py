@@ -7,9 +7,10 @@ constants while it builds an expression (``(x + c) - c`` becomes ``x``), so roun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 
 Expr = Any
 
@@ -40,6 +41,18 @@ def f32(value: float) -> Expr:
     return tirx.const(value, "float32")
 
 
+def let(value: Expr, use: Callable[[Expr], Expr]) -> Expr:
+    """``use(value)`` with ``value`` computed once.
+
+    TVM's passes walk an expression as a tree, so that a value used twice would be visited, and emitted, twice: nested
+    functions would grow exponentially.
+    """
+    if isinstance(value, te.tensor.TensorSlice):
+        value = value.asobject()
+    var = tirx.Var("v", value.ty.dtype)
+    return tirx.Let(var, value, use(var))
+
+
 def _horner(x: Expr, coefficients: tuple[float, ...], start: Expr | None = None) -> Expr:
     rest = coefficients if start is not None else coefficients[1:]
     p = f32(coefficients[0]) if start is None else start
@@ -52,62 +65,85 @@ def _power_of_two(k: Expr) -> Expr:
     return tirx.reinterpret("float32", (k + 127) << 23)
 
 
-def _exp_parts(x: Expr) -> tuple[Expr, Expr, Expr]:
-    """(exp(r) - 1, and two factors whose product is 2**n) with x = n ln2 + r; two, because 2**n alone overflows."""
-    x = tirx.max(f32(-103.98), tirx.min(f32(88.8), x))
-    bits = tirx.reinterpret("int32", x * f32(1.442695040888963) + f32(_ROUND)) - _ROUND_BITS
-    n = bits.astype("float32")
-    r = n * f32(-_LN2_LOW) + (n * f32(-_LN2_HIGH) + x)
-    em1 = _horner(r, _EXP) * (r * r) + r
-    half = bits >> 1
-    return em1, _power_of_two(half), _power_of_two(bits - half)
+def _with_exp_parts(x: Expr, use: Callable[[Expr, Expr, Expr], Expr]) -> Expr:
+    """``use(em1, a, b)`` with x = n ln2 + r, em1 = exp(r) - 1 and a * b = 2**n; 2**n alone would overflow."""
+
+    def reduced(x: Expr, bits: Expr) -> Expr:
+        n = bits.astype("float32")
+        r = n * f32(-_LN2_LOW) + (n * f32(-_LN2_HIGH) + x)
+        half = bits >> 1
+        a, b = _power_of_two(half), _power_of_two(bits - half)
+        return let(r, lambda r: let(_horner(r, _EXP) * (r * r) + r, lambda em1: use(em1, a, b)))
+
+    def rounded(x: Expr) -> Expr:
+        bits = tirx.reinterpret("int32", x * f32(1.442695040888963) + f32(_ROUND)) - _ROUND_BITS
+        return let(bits, lambda bits: reduced(x, bits))
+
+    return let(tirx.max(f32(-103.98), tirx.min(f32(88.8), x)), rounded)
 
 
 def exp(x: Expr) -> Expr:
     """e**x over the full range, denormal results included; within 1 ulp."""
-    em1, a, b = _exp_parts(x)
-    return (em1 + f32(1.0)) * a * b
+    return _with_exp_parts(x, lambda em1, a, b: (em1 + f32(1.0)) * a * b)
 
 
 def expm1(x: Expr) -> Expr:
     """e**x - 1 without cancellation near 0, for x <= 88."""
-    em1, a, b = _exp_parts(x)
-    scale = a * b
-    return em1 * scale + (scale - f32(1.0))
+    return _with_exp_parts(x, lambda em1, a, b: let(a * b, lambda scale: em1 * scale + (scale - f32(1.0))))
 
 
 def tanh(x: Expr) -> Expr:
     """tanh(x) within 6 ulp."""
-    x = tirx.max(f32(-9.0), tirx.min(f32(9.0), x))
-    s = x * x
-    return x * _horner(s, _TANH_P) / _horner(s, _TANH_Q)
+
+    def rational(x: Expr) -> Expr:
+        return let(x * x, lambda s: x * _horner(s, _TANH_P) / _horner(s, _TANH_Q))
+
+    return let(tirx.max(f32(-9.0), tirx.min(f32(9.0), x)), rational)
+
+
+def absolute(x: Expr) -> Expr:
+    """|x|; of NaN, NaN."""
+    return let(x, lambda x: tirx.Select(x < f32(0.0), -x, x))
 
 
 def erf(x: Expr) -> Expr:
     """erf(x) within 1.1 ulp."""
-    t = tirx.Select(x < f32(0.0), -x, x)
-    s = x * x
-    r = f32(-1.72853470e-5) * t + f32(3.83197126e-4)
-    u = f32(-3.88396438e-3) * t + f32(2.42546219e-2)
-    r = _horner(t, _ERF_BIG, r * s + u) * t - t
-    magnitude = f32(1.0) - exp(r)
-    big = tirx.Select(x < f32(0.0), -magnitude, magnitude)
-    return tirx.Select(t > f32(_ERF_SPLIT), big, _horner(s, _ERF_SMALL) * x + x)
+
+    def branches(x: Expr, t: Expr, s: Expr) -> Expr:
+        r = f32(-1.72853470e-5) * t + f32(3.83197126e-4)
+        u = f32(-3.88396438e-3) * t + f32(2.42546219e-2)
+        r = _horner(t, _ERF_BIG, r * s + u) * t - t
+        small = _horner(s, _ERF_SMALL) * x + x
+
+        def joined(magnitude: Expr) -> Expr:
+            big = tirx.Select(x < f32(0.0), -magnitude, magnitude)
+            return tirx.Select(t > f32(_ERF_SPLIT), big, small)
+
+        return let(f32(1.0) - exp(r), joined)
+
+    return let(x, lambda x: let(absolute(x), lambda t: let(x * x, lambda s: branches(x, t, s))))
 
 
 def log1p_unit(u: Expr) -> Expr:
     """log(1 + u) for 0 <= u <= 1 with full relative accuracy: 2 atanh(u / (2 + u)) by its series."""
-    s = u / (u + f32(2.0))
-    return f32(2.0) * s * _horner(s * s, tuple(1.0 / (2 * n + 1) for n in range(8, -1, -1)))
+    series = tuple(1.0 / (2 * n + 1) for n in range(8, -1, -1))
+
+    def atanh(s: Expr) -> Expr:
+        return let(s * s, lambda square: f32(2.0) * s * _horner(square, series))
+
+    return let(u, lambda u: let(u / (u + f32(2.0)), atanh))
 
 
 def log(x: Expr) -> Expr:
     """log(x) for normal positive x; NaN stays NaN."""
-    bits = tirx.reinterpret("int32", x)
-    exponent = (bits >> 23) - 127
-    mantissa = tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F800000)
-    value = exponent.astype("float32") * f32(0.6931471805599453) + log1p_unit(mantissa - f32(1.0))
-    return tirx.Select(x == x, value, x)
+
+    def parts(x: Expr, bits: Expr) -> Expr:
+        exponent = (bits >> 23) - 127
+        mantissa = tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F800000)
+        value = exponent.astype("float32") * f32(0.6931471805599453) + log1p_unit(mantissa - f32(1.0))
+        return tirx.Select(x == x, value, x)
+
+    return let(x, lambda x: let(tirx.reinterpret("int32", x), lambda bits: parts(x, bits)))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -117,5 +153,4 @@ def sigmoid(x: Expr) -> Expr:
 
 def softplus(x: Expr) -> Expr:
     """log(1 + e**x) = max(x, 0) + log1p(e**-|x|)."""
-    magnitude = tirx.Select(x < f32(0.0), -x, x)
-    return tirx.max(f32(0.0), x) + log1p_unit(exp(-magnitude))
+    return let(x, lambda x: tirx.max(f32(0.0), x) + log1p_unit(exp(-absolute(x))))

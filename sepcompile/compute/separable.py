@@ -7,80 +7,53 @@ Stages, by the names that schedules know them by: ``P`` padded input, ``DA`` dep
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
 
 from sepcompile.compute import activations
 from sepcompile.compute.form import Epilogue
+from sepcompile.compute.kernel import Builder, KernelIR
 from sepcompile.compute.layer import Layer
-from sepcompile.compute.views import View
 from sepcompile.ir.stages import Activation
 
 Expr = Any
 Tensor = Any
 
 
-@dataclass(frozen=True)
-class KernelIR:
-    """One kernel before scheduling: its PrimFunc, operand names in order, and the memory layout of its buffers.
-
-    Operands are named as in ``codegen.plan.Step``: ``x``, ``y``, ``w:<weight>``, ``t:<intermediate>``.
-    """
-
-    func: Any
-    operands: tuple[str, ...]
-    views: dict[str, View]
-
-
-class Builder:
-    """Collects the placeholders of one kernel while its stages are declared."""
+class _Builder(Builder):
+    """The builder of one kernel of a layer."""
 
     def __init__(self, layer: Layer) -> None:
+        super().__init__()
         self.layer = layer
-        self.inputs: list[tuple[str, Tensor]] = []
-
-    def operand(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
-        """A placeholder, in the order of first use."""
-        for known, tensor in self.inputs:
-            if known == name:
-                return tensor
-        tensor = te.placeholder(shape, dtype, "".join(c if c.isalnum() else "_" for c in name))
-        self.inputs.append((name, tensor))
-        return tensor
-
-    def finish(self, output: Tensor, operand: str, views: dict[str, View]) -> KernelIR:
-        """The kernel that computes ``output``."""
-        func = te.create_prim_func([t for _, t in self.inputs] + [output])
-        return KernelIR(func, (*(name for name, _ in self.inputs), operand), views)
 
 
 def fused_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """Depthwise and pointwise in one kernel, block by block."""
-    builder = Builder(layer)
+    builder = _Builder(layer)
     output = _pointwise(builder, _scratch(builder, _depthwise(builder, source)))
     return builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
 
 
 def depthwise_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """A depthwise layer."""
-    builder = Builder(layer)
+    builder = _Builder(layer)
     output = _depthwise_output(builder, _depthwise(builder, source))
     return builder.finish(output, target, {"O": layer.depthwise_output_view})
 
 
 def split_kernels(layer: Layer, source: str, between: str, target: str) -> tuple[KernelIR, KernelIR]:
     """Depthwise and pointwise as two kernels; ``between`` holds ``Layer.scratch_view``'s elements."""
-    first = Builder(layer)
+    first = _Builder(layer)
     head = first.finish(_scratch(first, _depthwise(first, source)), between, {"D": layer.scratch_view})
-    second = Builder(layer)
+    second = _Builder(layer)
     middle = second.operand(between, layer.tile_shape)
     views = {middle.op.name: layer.scratch_view, "O": layer.pointwise_output_view}
     return head, second.finish(_pointwise(second, middle), target, views)
 
 
-def _depthwise(builder: Builder, source: str) -> Tensor:
+def _depthwise(builder: _Builder, source: str) -> Tensor:
     """Stages ``P`` (padded input) and ``DA`` (depthwise sums), the latter over ``Layer.tile_shape``."""
     layer, form = builder.layer, builder.layer.form
     stage = form.depthwise
@@ -98,7 +71,7 @@ def _depthwise(builder: Builder, source: str) -> Tensor:
     return te.compute(layer.tile_shape, taps, "DA")
 
 
-def _padded(builder: Builder, source: str) -> Tensor:
+def _padded(builder: _Builder, source: str) -> Tensor:
     """The input pixels that a block needs, zero outside the image, by channel vectors."""
     layer, form = builder.layer, builder.layer.form
     stage, record = form.depthwise, layer.record
@@ -128,7 +101,7 @@ def _padded(builder: Builder, source: str) -> Tensor:
     return te.compute(shape, value, "P")
 
 
-def _scratch(builder: Builder, sums: Tensor) -> Tensor:
+def _scratch(builder: _Builder, sums: Tensor) -> Tensor:
     """Stage ``D``: what stands between the depthwise and the pointwise stage."""
     layer, form = builder.layer, builder.layer.form
     finish = _epilogue(builder, form.middle, form.depthwise_channels)
@@ -142,7 +115,7 @@ def _scratch(builder: Builder, sums: Tensor) -> Tensor:
     return te.compute(layer.tile_shape, value, "D")
 
 
-def _pointwise(builder: Builder, between: Tensor) -> Tensor:
+def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
     """Stages ``G`` (matrix product), ``GC`` (its copy in memory, for long activations) and ``O`` (output)."""
     layer, form, record = builder.layer, builder.layer.form, builder.layer.record
     assert form.pointwise is not None
@@ -172,7 +145,7 @@ def _pointwise(builder: Builder, between: Tensor) -> Tensor:
     return te.compute(layer.panel_shape, value, "O")
 
 
-def _depthwise_output(builder: Builder, sums: Tensor) -> Tensor:
+def _depthwise_output(builder: _Builder, sums: Tensor) -> Tensor:
     """Stage ``O`` of a depthwise layer."""
     layer, form = builder.layer, builder.layer.form
     finish = _epilogue(builder, form.final, form.out_channels)
@@ -186,7 +159,7 @@ def _depthwise_output(builder: Builder, sums: Tensor) -> Tensor:
     return te.compute(layer.tile_shape, value, "O")
 
 
-def _epilogue(builder: Builder, epilogue: Epilogue, channels: int) -> Callable[[Expr, Expr, Expr, Expr], Expr]:
+def _epilogue(builder: _Builder, epilogue: Epilogue, channels: int) -> Callable[[Expr, Expr, Expr, Expr], Expr]:
     """A function of (value, row, column, channel) that adds the bias and applies the activation."""
     bias = builder.operand(f"w:{epilogue.bias}", (channels,)) if epilogue.bias else None
     alpha = _alpha(builder, epilogue.activation)
@@ -201,7 +174,7 @@ def _epilogue(builder: Builder, epilogue: Epilogue, channels: int) -> Callable[[
     return finish
 
 
-def _alpha(builder: Builder, stage: Activation | None) -> Callable[[Expr, Expr, Expr], Expr] | None:
+def _alpha(builder: _Builder, stage: Activation | None) -> Callable[[Expr, Expr, Expr], Expr] | None:
     """PReLU's weight as a function of (row, column, channel); axes of extent 1 are shared."""
     if stage is None or stage.weight is None:
         return None

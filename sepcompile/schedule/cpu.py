@@ -12,8 +12,8 @@ from typing import Any
 from tvm.s_tir import Schedule as Transform
 
 from sepcompile.compute.activations import is_light
+from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
-from sepcompile.compute.separable import KernelIR
 
 Block = Any
 Loop = Any

@@ -1,0 +1,70 @@
+"""What a record must satisfy before anything is compiled."""
+
+from __future__ import annotations
+
+from sepcompile.compute.form import Form
+from sepcompile.compute.record import ORDERS, PREFETCH, Schedule
+from sepcompile.errors import ScheduleError
+from sepcompile.targets import Machine
+
+# A block's scratch is per thread; beyond this no cache of any target holds it, and the arena would grow without use.
+MOST_SCRATCH_BYTES = 256 * 2**20
+
+
+def check_record(record: Schedule, form: Form, machine: Machine) -> None:
+    """Raises ``ScheduleError`` naming the knob, its value and what fits, unless ``record`` can be applied to ``form``."""
+    for name, most in _upper_limits(record, form, machine).items():
+        value = getattr(record, name)
+        if not 1 <= value <= most:
+            raise ScheduleError(f"schedule: {name}={value} must be between 1 and {most} for this layer and target")
+    for name in ("lanes", "depthwise_lanes"):
+        value = getattr(record, name)
+        if value & (value - 1):
+            raise ScheduleError(f"schedule: {name}={value} must be a power of two")
+    for name, values in (("order", ORDERS), ("prefetch", PREFETCH)):
+        if getattr(record, name) not in values:
+            raise ScheduleError(f"schedule: {name}={getattr(record, name)!r} must be one of {', '.join(values)}")
+    _check_blocks(record, form)
+    _check_registers(record, form, machine)
+
+
+def _upper_limits(record: Schedule, form: Form, machine: Machine) -> dict[str, int]:
+    limits = {
+        "lanes": min(machine.float_lanes, form.out_channels),
+        "depthwise_lanes": min(machine.float_lanes, form.depthwise_channels),
+        "rows": form.out_height,
+        "columns": form.out_width,
+        "tile_rows": record.rows,
+        "tile_columns": record.columns,
+        "tap_unroll": form.depthwise.kernel_size[1],
+        "k_unroll": machine.float_lanes,
+    }
+    if form.pointwise is not None:
+        limits["tile_pixels"] = record.rows * record.columns
+        limits["tile_vectors"] = -(-form.out_channels // record.lanes)
+    return limits
+
+
+def _check_blocks(record: Schedule, form: Form) -> None:
+    if form.out_height > 1 and record.columns != form.out_width:
+        raise ScheduleError(f"schedule: columns={record.columns} must be the output's {form.out_width} columns")
+    whole = record.rows == form.out_height and record.columns == form.out_width
+    if record.split and (form.pointwise is None or not whole):
+        raise ScheduleError("schedule: split=True needs a pointwise stage, and rows and columns of the whole output")
+    scratch = record.rows * record.columns * form.depthwise_channels * 4
+    if form.pointwise is not None and scratch > MOST_SCRATCH_BYTES and not record.split:
+        raise ScheduleError(f"schedule: rows={record.rows} needs {scratch} bytes of scratch, over {MOST_SCRATCH_BYTES}")
+
+
+def _check_registers(record: Schedule, form: Form, machine: Machine) -> None:
+    """The accumulators of a register tile, one register per weight vector and one for the broadcast input."""
+    registers = machine.vector_registers
+    if form.pointwise is not None:
+        used = record.tile_pixels * record.tile_vectors + record.tile_vectors + 1
+        if used > registers:
+            tile = f"tile_pixels={record.tile_pixels} x tile_vectors={record.tile_vectors}"
+            raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {registers}")
+    used = record.tile_rows * record.tile_columns + 2
+    if used > registers:
+        tile = f"tile_rows={record.tile_rows} x tile_columns={record.tile_columns}"
+        raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {registers}")

@@ -1,0 +1,171 @@
+"""Chooses a schedule for x86 CPUs from the machine model: SSE, AVX2 and AVX-512 differ only in its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sepcompile.compute.form import Form
+from sepcompile.compute.record import Schedule
+from sepcompile.schedule.limits import check_record
+from sepcompile.targets import Machine
+
+# A fused multiply-add's result can be used four cycles later on every x86 core since Skylake and Zen.
+FMA_LATENCY = 4
+# Kernels of this many columns and more read each input often enough to pay for a padded copy of it.
+LONG_KERNEL = 8
+
+
+def choose(form: Form, machine: Machine) -> Schedule:
+    """The heuristic's record for ``form``, always one that ``check_record`` accepts."""
+    record = _depthwise_layer(form, machine) if form.pointwise is None else _separable_layer(form, machine)
+    check_record(record, form, machine)
+    return record
+
+
+def _separable_layer(form: Form, machine: Machine) -> Schedule:
+    split = _splits(form, machine)
+    depthwise = _depthwise_tile(form, machine)
+    best = min(_blocks(form, machine, split), key=lambda block: _block_cost(form, machine, block, split))
+    rows, columns = best
+    tile = _register_tile(form, machine, rows * columns)
+    return Schedule(
+        lanes=_lanes(form.out_channels, machine),
+        depthwise_lanes=_lanes(form.depthwise_channels, machine),
+        rows=rows,
+        columns=columns,
+        tile_rows=1,
+        tile_columns=_even_tile(columns, depthwise.columns),
+        tap_unroll=depthwise.taps,
+        unroll_rows=False,
+        staged=depthwise.staged,
+        tile_pixels=tile.pixels,
+        tile_vectors=tile.vectors,
+        k_unroll=4,
+        order="panel" if split else "pixel",
+        split=split,
+    )
+
+
+def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
+    kh, kw = form.depthwise.kernel_size
+    tile = _depthwise_tile(form, machine)
+    small = max(kh, kw) <= 3 and not tile.staged
+    rows, columns = _depthwise_block(form, machine)
+    tile_rows = min(2, rows) if small and kh > 1 else 1
+    width = (2 if tile_rows > 1 else 4) if small else tile.columns
+    return Schedule(
+        lanes=_lanes(form.out_channels, machine),
+        depthwise_lanes=_lanes(form.depthwise_channels, machine),
+        rows=rows,
+        columns=columns,
+        tile_rows=tile_rows,
+        tile_columns=_even_tile(columns, width),
+        tap_unroll=tile.taps,
+        unroll_rows=kh * kw <= 49,
+        staged=tile.staged,
+    )
+
+
+def _lanes(channels: int, machine: Machine) -> int:
+    """The widest vector that the channels fill."""
+    lanes = machine.float_lanes
+    while lanes > channels:
+        lanes //= 2
+    return lanes
+
+
+def _splits(form: Form, machine: Machine) -> bool:
+    """Whether the pointwise weights are too large for L2, so that each panel must be read once for the whole image."""
+    return form.depthwise_channels * form.out_channels * 4 > machine.l2_bytes * 0.6
+
+
+@dataclass(frozen=True)
+class _DepthwiseTile:
+    columns: int
+    taps: int
+    staged: bool
+
+
+def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
+    kw = form.depthwise.kernel_size[1]
+    staged = kw >= LONG_KERNEL or form.depthwise.depth_multiplier > 1
+    columns = machine.vector_registers // 4 - 1 if not staged else machine.vector_registers // 3
+    taps = kw if kw < LONG_KERNEL else _window(kw)
+    return _DepthwiseTile(columns, taps, staged)
+
+
+def _window(taps: int) -> int:
+    """How many taps of a long kernel are unrolled: a divisor of the kernel near 11 where there is one."""
+    divisors = [n for n in range(5, 16) if taps % n == 0]
+    return min(divisors, key=lambda n: abs(n - 11)) if divisors else 8
+
+
+def _even_tile(extent: int, wanted: int) -> int:
+    """A tile of at most ``wanted`` that covers ``extent`` in as few tiles with as little overlap as possible."""
+    tiles = -(-extent // max(1, wanted))
+    return -(-extent // tiles)
+
+
+def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, int]]:
+    """Candidate blocks (rows, columns)."""
+    if split:
+        yield form.out_height, form.out_width
+    elif form.out_height == 1:
+        for columns in {_even_tile(form.out_width, size) for size in (32, 48, 64, 80, 100, 128, 200)}:
+            yield 1, columns
+    else:
+        for rows in {_even_tile(form.out_height, size) for size in range(1, 9)}:
+            yield rows, form.out_width
+
+
+def _block_cost(form: Form, machine: Machine, block: tuple[int, int], split: bool) -> float:
+    """Relative cost of a block size: overlapped pixels, register-tile waste, scratch out of cache, too few tasks."""
+    rows, columns = block
+    pixels = rows * columns
+    count = 1 if split else -(-form.out_height // rows) * -(-form.out_width // columns)
+    waste = count * pixels / (form.out_height * form.out_width)
+    tile = _register_tile(form, machine, pixels)
+    scratch = pixels * form.depthwise_channels * 4
+    cache = 1.0 if scratch <= machine.l2_bytes // 8 else 1.0 + 0.1 * scratch / machine.l2_bytes
+    # Too few tasks leave threads idle; too small blocks pay the loops' start-up more often.
+    balance = 1.0 if split else -(-count // machine.cores) * machine.cores / count
+    small = 1.0 + 4.0 / pixels
+    return waste * tile.cost * cache * (0.7 + 0.3 * balance) * small
+
+
+@dataclass(frozen=True)
+class _Tile:
+    pixels: int
+    vectors: int
+    cost: float
+
+
+def _register_tile(form: Form, machine: Machine, pixels: int) -> _Tile:
+    """The pointwise register tile with the fewest cycles for one block of ``pixels``, by a model of the core."""
+    lanes = _lanes(form.out_channels, machine)
+    vectors = -(-form.out_channels // lanes)
+    tiles = [_tile(machine, pixels, vectors, wide, n) for n in range(1, min(6, vectors) + 1) for wide in _heights(machine, n)]
+    usable = [tile for tile in tiles if tile.pixels <= pixels]
+    return min(usable, key=lambda tile: (tile.cost, -tile.pixels * tile.vectors))
+
+
+def _heights(machine: Machine, vectors: int) -> range:
+    return range(1, (machine.vector_registers - 1 - vectors) // vectors + 1)
+
+
+def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) -> _Tile:
+    """Cycles per input channel: multiply-adds against the FMA ports, loads against two load ports, and the latency."""
+    fma = height * width / machine.fma_ports
+    loads = (height + width) / 2
+    # The weight vectors stream from L2 at about half a vector a cycle.
+    stream = 2.0 * width
+    cycles = max(fma, loads, stream, FMA_LATENCY) + 0.1
+    count = -(-pixels // height) * -(-vectors // width)
+    return _Tile(height, width, count * cycles / (pixels * vectors))
+
+
+def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
+    if form.out_height == 1:
+        return 1, _even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
+    return _even_tile(form.out_height, 4 if form.out_height >= 16 else 2), form.out_width

@@ -1,0 +1,186 @@
+"""Targets: one TOML file each, in the folder ``targets/`` or anywhere a user puts one.
+
+A file says what the target is, which TVM target compiles for it, which CPU features a machine must have to run the
+result, and the machine model that schedules are chosen by. Adding a target is writing a file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from sepcompile.errors import TargetError
+from sepcompile.runtime import cpu
+
+FAMILIES = ("x86",)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What schedules are chosen by: one core's vector unit and the memory around it.
+
+    ``vector_bits`` and ``vector_registers`` describe the SIMD unit, ``fma_ports`` how many fused multiply-adds start in
+    a cycle. Cache sizes are in bytes and per core (``l3_bytes``: one core's share).
+    """
+
+    vector_bits: int
+    vector_registers: int
+    fma_ports: int
+    cores: int
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+
+    @property
+    def float_lanes(self) -> int:
+        """float32 elements of one vector."""
+        return self.vector_bits // 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target read from its TOML file.
+
+    ``tvm`` is TVM's target dict, ``requires`` the CPU feature flags (as /proc/cpuinfo spells them), ``triple`` what zig
+    links for, ``arch`` the machine's name in ``platform.machine()``.
+    """
+
+    name: str
+    family: str
+    description: str
+    arch: str
+    triple: str
+    tvm: Mapping[str, object]
+    requires: tuple[str, ...]
+    machine: Machine
+    example_devices: tuple[str, ...] = ()
+
+
+def folder() -> Path:
+    """Where the target files lie: inside the installed package, or at the top of a checkout."""
+    here = Path(__file__).resolve().parent
+    installed = here / "_data" / "targets"
+    return installed if installed.is_dir() else here.parent / "targets"
+
+
+def list_targets() -> tuple[Target, ...]:
+    """Every target that ships with sepcompile, by name."""
+    return tuple(read_target(path) for path in sorted(folder().glob("*.toml")))
+
+
+def get_target(name: str | os.PathLike[str]) -> Target:
+    """A target by name, ``native`` for this machine, or the path of a TOML file.
+
+    Raises ``TargetError`` for a name that is not known and for a file that is not a target.
+    """
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else name
+    if not isinstance(text, str) or not text:
+        raise TargetError(f"target={name!r} must be a name, 'native' or the path of a TOML file")
+    if text == "native":
+        return native()
+    if text.endswith(".toml"):
+        return read_target(Path(text))
+    known = {path.stem: path for path in sorted(folder().glob("*.toml"))}
+    if text not in known:
+        raise TargetError(f"target={text!r} is unknown; known are native, {', '.join(known)}, or a path to a TOML file")
+    return read_target(known[text])
+
+
+def native() -> Target:
+    """The best target that this machine can run, chosen from CPU feature flags, with this machine's cores and caches.
+
+    Never by the CPU's model name: under a hypervisor the name and the features disagree.
+    """
+    arch, features = cpu.machine(), cpu.features()
+    fitting = [t for t in list_targets() if t.arch == arch and set(t.requires) <= features]
+    if not fitting:
+        raise TargetError(f"target='native': no target runs on this machine ({arch}); give one by name to cross-compile")
+    best = max(fitting, key=lambda t: (len(t.requires), t.machine.vector_bits))
+    return replace(best, machine=replace(best.machine, cores=_cores(), **_caches()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _caches() -> dict[str, int]:
+    """Data cache sizes of core 0 from sysfs; a level that cannot be read keeps the target file's figure."""
+    found: dict[str, int] = {}
+    for entry in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind = (entry / "level").read_text().strip(), (entry / "type").read_text().strip()
+            size = (entry / "size").read_text().strip()
+        except OSError:
+            continue
+        if kind != "Instruction" and size.endswith("K") and level in "12":
+            found[f"l{level}_bytes"] = int(size[:-1]) * 1024
+    return found
+
+
+def read_target(path: Path) -> Target:
+    """Read and check one target file; raises ``TargetError`` naming the file and the field."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"target file {path}: {error}") from error
+    reader = _Table(str(path), data)
+    machine, requires, link = reader.table("machine"), reader.table("requires"), reader.table("link")
+    target = Target(
+        name=path.stem,
+        family=reader.text("family"),
+        description=reader.text("description"),
+        arch=link.text("arch"),
+        triple=link.text("triple"),
+        tvm=MappingProxyType(dict(reader.table("tvm").data)),
+        requires=requires.texts("features"),
+        machine=Machine(**{name: machine.integer(name) for name in Machine.__dataclass_fields__}),
+        example_devices=reader.texts("example_devices"),
+    )
+    for table in (reader, machine, requires, link):
+        table.done()
+    if target.family not in FAMILIES:
+        raise TargetError(f"target file {path}: family={target.family!r} must be one of {', '.join(FAMILIES)}")
+    return target
+
+
+class _Table:
+    """A TOML table whose every key must be read, with the right type."""
+
+    def __init__(self, where: str, data: Mapping[str, object]) -> None:
+        self.where, self.data = where, data
+        self._read: set[str] = set()
+
+    def _get(self, key: str, kind: type) -> object:
+        self._read.add(key)
+        value = self.data.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise TargetError(f"target file {self.where}: {key}={value!r} must be a {kind.__name__}")
+        return value
+
+    def text(self, key: str) -> str:
+        return str(self._get(key, str))
+
+    def integer(self, key: str) -> int:
+        value = self._get(key, int)
+        if not isinstance(value, int) or value < 1:
+            raise TargetError(f"target file {self.where}: {key}={value!r} must be at least 1")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self._get(key, list)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise TargetError(f"target file {self.where}: {key}={values!r} must be a list of strings")
+        return tuple(values)
+
+    def table(self, key: str) -> _Table:
+        value = self._get(key, dict)
+        assert isinstance(value, dict)
+        return _Table(f"{self.where} [{key}]", value)
+
+    def done(self) -> None:
+        if unknown := sorted(set(self.data) - self._read):
+            raise TargetError(f"target file {self.where}: unknown key {unknown[0]!r}")
