@@ -49,7 +49,7 @@ class Layer:
         # The table of the library is ordered by name.
         self._weights, offsets = aligned_copies([weights[key] for key in sorted(weights)])
         self._offsets = (ctypes.c_size_t * max(1, len(offsets)))(*offsets)
-        self._shapes: _Shapes = ((), (), 0, 0)  # of the last call
+        self._shapes: _Shapes = ((-1,), (), 0, 0)  # of the last call; no array has this shape
         # Scratch memory is for one call at a time: calls take a context from this list and put it back.
         self._contexts: list[_Context] = []
         self._contexts.append(self._new_context(pool=0))

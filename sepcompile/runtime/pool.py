@@ -69,18 +69,16 @@ def _registry() -> Any:
     name = f"_sepcompile_pools_{POOL_ABI}"
     fresh: Any = types.ModuleType(name)
     fresh.lock = threading.Lock()
+    fresh.process = os.getpid()
     fresh.pools = {}
     fresh.kept = []
-    registry = sys.modules.setdefault(name, fresh)
-    if registry is fresh and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _after_fork(fresh))
+    registry: Any = sys.modules.setdefault(name, fresh)
+    if registry.process != os.getpid():
+        # After a fork: threads do not survive it, and another thread may have held the lock.
+        registry.lock = threading.Lock()
+        registry.pools = {}
+        registry.process = os.getpid()
     return registry
-
-
-def _after_fork(registry: Any) -> None:
-    # Threads do not survive a fork, and another thread may have held the lock.
-    registry.lock = threading.Lock()
-    registry.pools = {}
 
 
 def _let_go() -> None:

@@ -1,0 +1,263 @@
+"""Writes artifacts: libraries, weights, self-test, manifest, loader, header and README in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sepcompile import runtime
+from sepcompile.codegen.data import render
+from sepcompile.codegen.entry import ENTRY_ABI, symbol_name, weight_order
+from sepcompile.codegen.folder import write_folder
+from sepcompile.codegen.link import link_library
+from sepcompile.codegen.manifest import VariantRecord, manifest_text
+from sepcompile.codegen.plan import Compiled, Plan
+from sepcompile.codegen.tensors import TensorFile, write_tensors
+from sepcompile.errors import ArtifactError, CompileError
+from sepcompile.ir.stages import TensorSpec
+from sepcompile.runtime.manifest import MANIFEST, SELFTEST, WEIGHTS, parse_manifest
+from sepcompile.runtime.manifest import read_manifest as _read_manifest
+
+_C_TYPES = {"float32": "float", "float16": "uint16_t", "float64": "double"}
+_OWN_FOLDERS = ("include", "runtime", "src")
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """An input of the layer, its output in float64 arithmetic, and how far each element may be off (absolute)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    tolerance: np.ndarray
+
+
+@dataclass(frozen=True)
+class LinkedVariant:
+    """One variant, linked. ``symbol`` is the prefix of the library's functions, ``requires`` CPU features by the names
+    of ``sepcompile.runtime.cpu``."""
+
+    target: str
+    family: str
+    arch: str
+    requires: tuple[str, ...]
+    symbol: str
+    library: bytes
+    plan: Plan
+    weights: Mapping[str, np.ndarray]
+    schedule: Mapping[str, object]
+    schedule_source: str
+
+
+def link_variant(
+    compiled: Compiled, *, name: str, family: str, arch: str, triple: str, requires: Sequence[str]
+) -> LinkedVariant:
+    """Links ``compiled`` for the artifact of layer ``name``. Raises ``CompileError``."""
+    symbol = symbol_name(name)
+    return LinkedVariant(
+        target=compiled.target,
+        family=family,
+        arch=arch,
+        requires=tuple(requires),
+        symbol=symbol,
+        library=link_library(compiled, name=symbol, triple=triple),
+        plan=compiled.plan,
+        weights=compiled.weights,
+        schedule=compiled.schedule,
+        schedule_source=compiled.schedule_source,
+    )
+
+
+def write_artifact(
+    output_dir: str | os.PathLike[str],
+    *,
+    name: str,
+    layer_info: Mapping[str, object],
+    ir_text: str,
+    input: TensorSpec,
+    output: TensorSpec,
+    variants: Sequence[LinkedVariant],
+    weights_drawn: bool,
+    selftest: SelfTest,
+    tool_versions: Mapping[str, str],
+) -> Path:
+    """Writes the artifact to the folder ``output_dir``, whole or not at all, and returns its path.
+
+    The same arguments give the same bytes. ``variants`` are put in order of preference: more required CPU features
+    first, otherwise as given. An artifact that is already there is replaced; another folder or file is not.
+    Raises ``ArtifactError`` for the latter, ``CompileError`` where the parts do not fit together.
+    """
+    symbol = symbol_name(name)
+    if any(variant.symbol != symbol for variant in variants):
+        raise CompileError(f"artifact {name!r}: its variants must be linked as {symbol!r}")
+    ordered = sorted(variants, key=lambda variant: -len(variant.requires))
+    arrays, keys = _shared_weights(ordered)
+    records = [_record(variant, place, keys[variant.target]) for variant, place in _libraries(ordered)]
+    weights = write_tensors(arrays)
+    files = {variant.library: linked.library for variant, linked in zip(records, ordered, strict=True)}
+    files[WEIGHTS] = weights.data
+    files[SELFTEST] = _selftest_file(selftest, input)
+    texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn)
+    files |= {path: text.encode() for path, text in texts.items()} | _runtime_files()
+    manifest = manifest_text(
+        name=name,
+        layer=layer_info,
+        ir=ir_text,
+        input=input,
+        output=output,
+        weights_drawn=weights_drawn,
+        variants=records,
+        files=files,
+        tools=tool_versions,
+    )
+    path = Path(output_dir).resolve()
+    _check_own(manifest, path)
+    try:
+        write_folder(path, {**files, MANIFEST: manifest}, _may_replace)
+    except OSError as error:
+        raise ArtifactError(f"output={str(path)!r}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether a folder is an artifact, or empty."""
+    try:
+        _read_manifest(path)
+    except ArtifactError:
+        return path.is_dir() and not any(path.iterdir())
+    return True
+
+
+def _check_own(manifest: bytes, path: Path) -> None:
+    """What the loader would refuse is never written."""
+    try:
+        parse_manifest(manifest, path)
+    except ArtifactError as error:
+        raise CompileError(f"the artifact would not load: {error}") from error
+
+
+def _shared_weights(variants: Sequence[LinkedVariant]) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
+    """Distinct arrays by their key, and per target the key of each weight.
+
+    A weight's key is its name, or ``<name>@<target>`` where another variant has it in another layout.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    keys: dict[str, dict[str, str]] = {}
+    for variant in variants:
+        keys[variant.target] = {}
+        for name in sorted(variant.weights):
+            array = variant.weights[name]
+            content = (array.dtype.str, array.shape, array.tobytes())
+            if content not in known:
+                known[content] = key = name if name not in arrays else f"{name}@{variant.target}"
+                arrays[key] = array
+            keys[variant.target][name] = known[content]
+    return arrays, keys
+
+
+def _libraries(variants: Sequence[LinkedVariant]) -> list[tuple[LinkedVariant, str]]:
+    """Each variant with the path of its library: a folder per target."""
+    placed: list[tuple[LinkedVariant, str]] = []
+    taken = set(_OWN_FOLDERS)
+    for variant in variants:
+        folder = re.sub(r"[^A-Za-z0-9._+-]", "_", variant.target).strip(".")[:80] or "target"
+        while folder.lower() in taken:
+            folder += "_"
+        taken.add(folder.lower())
+        placed.append((variant, f"{folder}/lib{variant.symbol}.so"))
+    return placed
+
+
+def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> VariantRecord:
+    return VariantRecord(
+        target=variant.target,
+        family=variant.family,
+        arch=variant.arch,
+        requires=variant.requires,
+        library=library,
+        symbol=variant.symbol,
+        plan=variant.plan,
+        schedule=variant.schedule,
+        schedule_source=variant.schedule_source,
+        weights=variant.weights,
+        keys=keys,
+    )
+
+
+def _selftest_file(selftest: SelfTest, input: TensorSpec) -> bytes:
+    if selftest.x.dtype != np.dtype(input.dtype):
+        raise CompileError(f"self-test: x has dtype {selftest.x.dtype.name}; the layer's input has {input.dtype}")
+    if selftest.y.shape != selftest.tolerance.shape:
+        raise CompileError(f"self-test: y has shape {selftest.y.shape}, tolerance {selftest.tolerance.shape}")
+    tensors = {
+        "input": selftest.x,
+        "expected": selftest.y.astype(np.float64),
+        "tolerance": selftest.tolerance.astype(np.float64),
+    }
+    return write_tensors(tensors).data
+
+
+def _texts(
+    name: str,
+    symbol: str,
+    layer: Mapping[str, object],
+    input: TensorSpec,
+    output: TensorSpec,
+    records: Sequence[VariantRecord],
+    weights: TensorFile,
+    weights_drawn: bool,
+) -> dict[str, str]:
+    """The files that templates give, by their paths."""
+    values: dict[str, object] = {
+        "name": name,
+        "symbol": symbol,
+        "macro": symbol.upper(),
+        "abi": ENTRY_ABI,
+        "layer_class": str(layer.get("class_name", "layer")),
+        "input": input,
+        "output": output,
+        "x_type": _C_TYPES[input.dtype],
+        "y_type": _C_TYPES[output.dtype],
+        "x_size": _elements(input),
+        "y_size": _elements(output),
+        "variants": [_template_variant(record, weights) for record in records],
+        "weight_slots": max(1, *(len(record.weights) for record in records)),
+        "weights_drawn": weights_drawn,
+    }
+    return {
+        "__init__.py": render("init.py.j2", **values),
+        "loader.py": render("loader.py.j2", **values),
+        "README.md": render("artifact.md.j2", **values),
+        f"include/{symbol}.h": render("header.h.j2", **values),
+        "src/example.c": render("example.c.j2", **values),
+    }
+
+
+def _template_variant(record: VariantRecord, weights: TensorFile) -> dict[str, object]:
+    order = weight_order(tuple(record.weights))
+    return {
+        "target": record.target,
+        "symbol": symbol_name(record.target),
+        "arch": record.arch,
+        "requires": sorted(record.requires),
+        "library": record.library,
+        "weights": [(name, weights.offsets[record.keys[name]]) for name in order],
+    }
+
+
+def _elements(spec: TensorSpec) -> int:
+    count = 1
+    for size in spec.shape[1:]:
+        count *= size or 0
+    return count
+
+
+def _runtime_files() -> dict[str, bytes]:
+    """The modules of ``sepcompile.runtime``, as they are."""
+    folder = Path(str(runtime.__file__)).parent
+    return {f"runtime/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.py"))}
