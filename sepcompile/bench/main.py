@@ -55,7 +55,7 @@ def run(options: BenchOptions) -> BenchReport:
         if options.ours and OURS not in options.commands:
             for number, layer in enumerate(layers, 1):
                 options.progress(f"compile {number}/{len(layers)} {layer.name}")
-                cases.compile_ours(layer, folder, options.target, options.seed, options.compile)
+                cases.compile_ours(layer, folder / layer.name, options.target, options.seed, options.compile)
         return _Run(options, layers, folder).report()
 
 

@@ -95,7 +95,7 @@ class Racer:
 
     def _wrong(self, lane: Lane, what: str) -> None:
         lane.status = "wrong"
-        lane.reason = f"{what} is off by {lane.error} of the largest value; the tolerance is {self.tolerance:g}"
+        lane.reason = f"{what} is off by {lane.error:.2g} of the largest value; the tolerance is {self.tolerance:g}"
 
     def _ask(self, lane: Lane, verb: str, arguments: dict[str, Any]) -> Any:
         """Ask about a lane that is still in the race; a refusal or a death takes the lane out."""

@@ -16,7 +16,7 @@ def activate(name: str, y: Array) -> Array:
     if name == "elu":
         return np.where(y > 0, y, np.expm1(np.minimum(y, 0)))
     if name == "silu":
-        return y / (1 + np.exp(-y))
+        return np.asarray(y / (1 + np.exp(-y)))
     if name == "hard_silu":
         return np.asarray(y * np.clip(y / 6 + 0.5, 0, 1))
     return y

@@ -13,7 +13,8 @@ from sepcompile.bench.peers.arrays import depthwise_oihw, pointwise_oihw
 from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
 
 FUSED = {"linear": "", "relu": "9=1", "relu6": "9=3 -23310=2,0.0,6.0"}
-SEPARATE = {"elu": "ELU", "silu": "Swish", "hard_silu": "HardSwish"}
+# Layer and its parameters: ncnn's own defaults are other constants than Keras's.
+SEPARATE = {"elu": ("ELU", "0=1.0"), "silu": ("Swish", ""), "hard_silu": ("HardSwish", "0=0.16666667 1=0.5")}
 
 
 class Ncnn:
@@ -70,7 +71,8 @@ def param_text(geo: Geometry) -> str:
         size = geo.filters * geo.mid_channels
         layers.append(f"Convolution pw 1 1 mid {end} 0={geo.filters} 1=1 5={int(geo.use_bias)} 6={size} {fused}")
     if geo.activation in SEPARATE:
-        layers.append(f"{SEPARATE[geo.activation]} act 1 1 z y")
+        kind, parameters = SEPARATE[geo.activation]
+        layers.append(f"{kind} act 1 1 z y {parameters}")
     return "\n".join(["7767517", f"{len(layers)} {len(layers)}", *layers, ""])
 
 

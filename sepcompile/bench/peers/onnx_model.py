@@ -50,7 +50,8 @@ def build_model(geo: Geometry, data: CaseData, rank: int = 4) -> bytes:
         helper.make_node(
             "Conv", ["x", "dw", *(bias if last else [])], ["z" if last else "mid"], group=geo.channels,
             strides=spatial(geo.strides, rank), dilations=spatial(geo.dilation, rank),
-            pads=[*spatial(geo.pad_before, rank), *spatial(geo.pad_after, rank)], kernel_shape=spatial(geo.kernel, rank),
+            kernel_shape=spatial(geo.kernel, rank),
+            pads=[*spatial(geo.pad_before, rank), *spatial(geo.pad_after, rank)],
         )
     ]  # fmt: skip
     if data.pointwise is not None:
