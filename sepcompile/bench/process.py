@@ -80,7 +80,7 @@ class PeerProcess:
         try:
             reply = self._exchange({"do": verb, **(arguments or {})}, time.monotonic() + timeout)
         finally:
-            self._signal(signal.SIGSTOP)
+            self._stop()
         if reply.get("ok"):
             return reply["answer"]
         kind = UnsupportedLayerError if reply.get("kind") == "unsupported" else PeerError
@@ -102,6 +102,12 @@ class PeerProcess:
         length = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, length - size))
         return self._log.read().decode("utf-8", "replace").strip()
+
+    def _stop(self) -> None:
+        """Stop the peer and wait until it stands still, or is found dead: the next one must not overlap with it."""
+        self._signal(signal.SIGSTOP)
+        if self._process.returncode is None:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
