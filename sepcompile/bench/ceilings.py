@@ -23,12 +23,12 @@ BLOCK = 8 * 64  # every buffer is a multiple of what one loop iteration reads
 
 
 class Probe:
-    """The compiled probes; the calls drop the GIL, so Python threads run them side by side."""
+    """The probes compiled for this CPU or an instruction set level; the calls drop the GIL, so Python threads run them side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, isa: str = "") -> None:
         with tempfile.TemporaryDirectory(prefix="sepcompile-bench-") as folder:
             path = Path(folder) / "ceilings.so"
-            _build(path)
+            _build(path, isa.replace("-", "_") or "native")
             self._library = ctypes.CDLL(str(path))
         pointer, size = ctypes.c_void_p, ctypes.c_int64
         for name, arguments in (
@@ -71,8 +71,8 @@ class Probe:
         return _rate([work() for _ in range(threads)], seconds) / 1e9
 
 
-def _build(path: Path) -> None:
-    flags = ["-O3", "-mcpu=native", "-mprefer-vector-width=512", "-ffp-contract=fast", "-shared", "-fPIC", "-nostdlib"]
+def _build(path: Path, cpu: str) -> None:
+    flags = ["-O3", f"-mcpu={cpu}", "-mprefer-vector-width=512", "-ffp-contract=fast", "-shared", "-fPIC", "-nostdlib"]
     command = [sys.executable, "-m", "ziglang", "cc", *flags, str(SOURCE), "-o", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:

@@ -102,13 +102,15 @@ class _Run:
         wanted = list(dict.fromkeys(wanted))
         missing = describe_peers(self.options.peer_python) if set(wanted) - set(self.options.commands) else {}
         absent = {n: missing[n] for n in wanted if n not in self.options.commands and missing.get(n)}
+        if self.options.isa and "openvino-default" in wanted:
+            absent["openvino-default"] = "its bfloat16 kernels do not run under an instruction set limit"
         return ours + [n for n in wanted if n not in absent], absent
 
     def _open_probe(self) -> None:
         if not self.options.ceilings:
             return
         try:
-            self.probe = ceilings.Probe()
+            self.probe = ceilings.Probe(self.options.isa)
         except (BenchError, OSError, subprocess.SubprocessError) as error:
             self.probe_failure = str(error)
 
