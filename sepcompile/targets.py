@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from sepcompile.errors import TargetError
 from sepcompile.runtime import cpu
@@ -135,7 +134,7 @@ def read_target(path: Path) -> Target:
         description=reader.text("description"),
         arch=link.text("arch"),
         triple=link.text("triple"),
-        tvm=MappingProxyType(dict(reader.table("tvm").data)),
+        tvm=dict(reader.table("tvm").data),
         requires=requires.texts("features"),
         machine=Machine(**{name: machine.integer(name) for name in Machine.__dataclass_fields__}),
         example_devices=reader.texts("example_devices"),

@@ -1,78 +1,49 @@
-"""From a program and its weights to the object code of one variant."""
+"""From a form and a schedule to object code: which kernels a layer needs, and in which order they run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sepcompile.codegen import pipeline
-from sepcompile.codegen.plan import Compiled, Plan, Step
-from sepcompile.compute.form import Form, read_form
+from sepcompile.codegen.plan import CompiledKernels, Plan, Step
+from sepcompile.compute.form import Form
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
-from sepcompile.compute.packing import pack_weights
 from sepcompile.compute.record import Schedule
 from sepcompile.compute.relayout import Relayout, relayout_kernel
 from sepcompile.compute.rowwise import Rows, rowwise_kernel
 from sepcompile.compute.separable import depthwise_kernel, fused_kernel, split_kernels
-from sepcompile.ir.passes import canonicalize, fold_scale_shift
-from sepcompile.ir.stages import Program
-from sepcompile.schedule import choose
 from sepcompile.schedule.cpu import schedule_depthwise, schedule_fused, schedule_pointwise
-from sepcompile.schedule.limits import check_record
 from sepcompile.schedule.rows import schedule_relayout, schedule_rowwise
 from sepcompile.targets import Target
 
-Weights = Mapping[str, NDArray[np.float32]]
 _ITEM_BYTES = {"float32": 4, "float16": 2}
 _EXP_MACS = 8  # what an exponential costs, in multiply-accumulates
 
 
-def compile_program(
-    program: Program, weights: Weights, target: Target, *, symbol: str, schedule: Schedule | None = None, texts: bool = False
-) -> Compiled:
-    """Compile ``program`` for one target; ``symbol`` starts every kernel's name, ``schedule`` overrides the heuristic.
+def compile_form(
+    form: Form, record: Schedule, target: Target, *, symbol: str, texts: bool = False
+) -> CompiledKernels:
+    """Compile a form under a schedule for one target; ``symbol`` starts every kernel's name.
 
-    ``texts`` asks for the scheduled TIR and the assembly as well, which take as long as the object code.
-    Raises ``UnsupportedError`` for a program that no kernel covers and ``ScheduleError`` for a record that does not fit.
+    ``texts`` asks for the lowered TIR and the assembly as well, which take as long as the object code.
     """
-    form, folded = read_program(program, weights)
-    if schedule is not None:
-        check_record(schedule, form, target.machine)
-    record = schedule or choose(form, target)
-    # A row-wise activation reads the layer's sums, which stay float32 until it has run.
-    layer = Layer(replace(form, out_dtype="float32") if form.rowwise else form, record)
-    kernels = _kernels(layer, form, target)
+    kernels = _kernels(form, record, target)
     lowered = {
-        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views)
-        for name, kernel in zip((f"{symbol}_k{i}" for i in range(len(kernels.items))), kernels.items, strict=False)
+        f"{symbol}_k{i}": pipeline.lower(kernel.scheduled, f"{symbol}_k{i}", target.tvm, kernel.ir.views)
+        for i, kernel in enumerate(kernels.items)
     }
     module = pipeline.build(lowered, target.tvm)
     steps = tuple(
         Step(name, kernel.ir.operands, kernel.tasks, lowered[name].scratch_bytes, max(1, kernel.macs // kernel.tasks))
         for name, kernel in zip(lowered, kernels.items, strict=True)
     )
-    return Compiled(
-        target=target.name,
-        plan=Plan(steps, tuple(kernels.intermediates), _x_bytes(form), _y_bytes(form)),
-        object_code=pipeline.object_code(module),
-        weights=pack_weights(layer, folded),
-        schedule=record.to_json(),
-        schedule_source="given" if schedule is not None else "heuristic",
-        tir=pipeline.text(lowered) if texts else "",
-        assembly=module.inspect_source("s") if texts else "",
-    )
-
-
-def read_program(program: Program, weights: Weights) -> tuple[Form, dict[str, NDArray[np.float32]]]:
-    """The form that kernels are generated from, and the weights with every scale and shift folded in."""
-    folded_program, folded = fold_scale_shift(canonicalize(program), weights)
-    return read_form(canonicalize(folded_program), {name: array.shape for name, array in folded.items()}), folded
+    plan = Plan(steps, tuple(kernels.intermediates), _x_bytes(form), _y_bytes(form))
+    tir, assembly = (pipeline.text(lowered), module.inspect_source("s")) if texts else ("", "")
+    return CompiledKernels(plan, pipeline.object_code(module), tir, assembly)
 
 
 @dataclass(frozen=True)
@@ -98,9 +69,11 @@ class _Kernels:
         self.items.append(_Kernel(ir, schedule(ir), tasks, macs))
 
 
-def _kernels(layer: Layer, form: Form, target: Target) -> _Kernels:
+def _kernels(form: Form, record: Schedule, target: Target) -> _Kernels:
     """Transpose in, the layer itself, row-wise activation, transpose out: whichever of them are needed."""
     lanes = target.machine.float_lanes
+    # A row-wise activation reads the layer's sums, which stay float32 until it has run.
+    layer = Layer(replace(form, out_dtype="float32") if form.rowwise else form, record)
     kernels = _Kernels()
     source = "x"
     if form.channels_first_in and min(form.channels, form.height * form.width) > 1:

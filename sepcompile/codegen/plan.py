@@ -36,11 +36,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """One variant: object code of the kernels, how to call them, and the weights in the layout they read.
+class CompiledKernels:
+    """Object code of a layer's kernels and how to call them; ``tir`` and ``assembly`` are texts for ``inspect``."""
 
-    ``assembly`` and ``tir`` are texts for ``inspect``.
-    """
+    plan: Plan
+    object_code: bytes
+    tir: str = ""
+    assembly: str = ""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One variant: its kernels, how to call them, and the weights in the layout they read."""
 
     target: str
     plan: Plan
@@ -48,5 +55,5 @@ class Compiled:
     weights: Mapping[str, np.ndarray]
     schedule: Mapping[str, object]
     schedule_source: str
-    tir: str
-    assembly: str
+    tir: str = ""
+    assembly: str = ""

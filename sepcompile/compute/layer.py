@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tvm import tirx
-
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
 from sepcompile.compute.views import View, clamp
@@ -131,6 +129,8 @@ class Layer:
         stride = self.pixels + 1
 
         def store(index: Sequence[Expr]) -> Expr:
+            from tvm import tirx
+
             _, block, row_tile, column_tile, row, column, lane = index
             pixel = (self.tile_row(row_tile) + row) * self.record.columns + self.tile_column(column_tile) + column
             flat = (block * stride + pixel) * lanes + lane

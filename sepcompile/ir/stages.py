@@ -38,7 +38,7 @@ class Transpose:
     """Permute the four axes; ``(0, 2, 3, 1)`` brings NCHW to NHWC and ``(0, 3, 1, 2)`` back."""
 
     perm: tuple[int, int, int, int]
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pad:
 
     before: Pair
     after: Pair
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Depthwise:
     dilation_rate: Pair
     channels: int
     depth_multiplier: int = 1
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Pointwise:
     weight: str
     channels: int
     filters: int
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Bias:
 
     weight: str
     channels: int
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ScaleShift:
     scale: str
     shift: str
     channels: int
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Activation:
     params: tuple[tuple[str, float], ...] = ()
     axis: int | None = None
     weight: str | None = None
-    origin: Origin = field(default=Origin(), compare=False)
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
 
     def param(self, name: str) -> float:
         """The value of parameter ``name``."""

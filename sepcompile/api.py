@@ -1,0 +1,250 @@
+"""The public functions: compile a layer, load an artifact, look into one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sepcompile.codegen.artifact import SelfTest
+    from sepcompile.codegen.plan import Compiled
+    from sepcompile.compute.record import Schedule
+    from sepcompile.frontend import ImportedLayer
+    from sepcompile.runtime.layer import Layer
+    from sepcompile.runtime.manifest import Manifest
+    from sepcompile.runtime.results import VerifyReport
+    from sepcompile.targets import Target
+
+TargetName = str | os.PathLike[str]
+
+_SELFTEST_SEED = 20
+_PRECISIONS = ("float32",)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A written artifact. ``notes`` are remarks for the user, such as that the weights were drawn."""
+
+    path: Path
+    name: str
+    targets: tuple[str, ...]
+    weights_drawn: bool
+    notes: tuple[str, ...]
+
+    def load(self, threads: int | None = None) -> Layer:
+        """The layer, ready to be called; see ``load``."""
+        return load(self.path, threads=threads)
+
+
+def compile(
+    layer: object,
+    input_shape: object = None,
+    target: TargetName | Sequence[TargetName] = "native",
+    weights: object = None,
+    keras_version: str | None = None,
+    precision: str = "float32",
+    schedule: Schedule | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | bool = True,
+) -> Artifact:
+    """Compile one layer into an artifact folder.
+
+    Args:
+        layer: a Keras config (``get_config()`` or ``{"class_name", "config"}``), JSON text, the path of a JSON file, or
+            a live Keras layer.
+        input_shape: Keras's shape with the batch first, None for a dynamic batch; optional where the source says it.
+        target: a name from ``list_targets()``, ``"native"``, the path of a target file, or several of them, one variant
+            each in the same artifact.
+        weights: a dict by Keras's names, a list in Keras's order, the path of a .npz or .safetensors file, or None; then
+            they are drawn from the config's initializers with ``seed``, and the artifact says so.
+        keras_version: "2", "3", "3.15": only where the source does not say and it matters.
+        precision: what the kernel computes in. Input and output follow the layer's dtype policy.
+        schedule: overrides the heuristic, for every target.
+        output: the artifact's folder; ``build/<layer name>`` if None.
+        cache: where compiled kernels are kept: True for the user's cache folder, a path, or False.
+
+    Raises:
+        ConfigError, WeightError, UnsupportedError, TargetError, ScheduleError: the input cannot be compiled as given.
+        CompileError: code generation failed. ArtifactError: ``output`` cannot be written.
+    """
+    from sepcompile.errors import UnsupportedError
+    from sepcompile.frontend import read_layer
+
+    if precision not in _PRECISIONS:
+        raise UnsupportedError(f"precision={precision!r} is not supported; accepted: {', '.join(_PRECISIONS)}")
+    targets = _targets(target)
+    imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
+    name = imported.program.name
+    return _write(imported, targets, schedule, Path(output) if output is not None else Path("build") / name, cache)
+
+
+def compile_texts(
+    layer: object,
+    input_shape: object = None,
+    target: TargetName = "native",
+    weights: object = None,
+    keras_version: str | None = None,
+    schedule: Schedule | None = None,
+) -> dict[str, str]:
+    """What a layer becomes on the way to machine code: the texts ``ir``, ``tir`` and ``asm``.
+
+    Arguments and errors as for ``compile``; nothing is written.
+    """
+    from sepcompile.frontend import read_layer
+    from sepcompile.ir.printer import to_text
+
+    chosen = _targets(target)
+    imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version)
+    (compiled,) = _compiled(imported, chosen, schedule, cache=False, texts=True)
+    return {"ir": to_text(imported.program), "tir": compiled.tir, "asm": compiled.assembly}
+
+
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, selftest: bool = False, variant: str | None = None
+) -> Layer:
+    """Load an artifact: the best variant that this machine can run. TVM is not imported.
+
+    Args:
+        path: the artifact's folder.
+        threads: threads that one call may use; None for as many as this process has CPUs.
+        selftest: also run the artifact's self-test.
+        variant: the target name of the variant to use instead of the best.
+
+    Raises:
+        ArtifactError: damaged, of an unknown format version, or not for this machine.
+    """
+    from sepcompile.runtime.loader import load as load_artifact
+
+    return load_artifact(path, threads=threads, selftest=selftest, variant=variant)
+
+
+def verify(path: str | os.PathLike[str]) -> VerifyReport:
+    """Check everything in an artifact and run the self-test of each variant that this machine can run.
+
+    Raises ``ArtifactError`` for damage; a failed self-test is in the report.
+    """
+    from sepcompile.runtime.loader import verify as verify_artifact
+
+    return verify_artifact(path)
+
+
+def inspect(path: str | os.PathLike[str]) -> Manifest:
+    """The checked manifest of an artifact. Raises ``ArtifactError``."""
+    from sepcompile.runtime.loader import read_manifest
+
+    return read_manifest(path)
+
+
+def list_targets() -> tuple[Target, ...]:
+    """Every target that ships with sepcompile."""
+    from sepcompile import targets
+
+    return targets.list_targets()
+
+
+def _targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...]:
+    from sepcompile.errors import TargetError
+    from sepcompile.targets import get_target
+
+    single = isinstance(target, str | os.PathLike)
+    names: Any = [target] if single else target
+    if not isinstance(names, list | tuple) or not names:
+        raise TargetError(f"target={target!r} must be a name, a path, or a list of them")
+    found = {chosen.name: chosen for chosen in map(get_target, names)}
+    return tuple(found.values())
+
+
+def _write(
+    imported: ImportedLayer,
+    targets: tuple[Target, ...],
+    schedule: Schedule | None,
+    output: Path,
+    cache: str | os.PathLike[str] | bool,
+) -> Artifact:
+    from sepcompile.codegen.artifact import link_variant, write_artifact
+    from sepcompile.codegen.cache import tool_versions
+    from sepcompile.ir.printer import to_text
+
+    program = imported.program
+    variants = [
+        link_variant(
+            compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires
+        )
+        for t, compiled in zip(targets, _compiled(imported, targets, schedule, cache), strict=True)
+    ]
+    path = write_artifact(
+        output,
+        name=program.name,
+        layer_info=_layer_info(imported),
+        ir_text=to_text(program),
+        input=program.input,
+        output=program.output,
+        variants=variants,
+        weights_drawn=imported.weights_drawn,
+        selftest=_selftest(imported),
+        tool_versions=tool_versions(),
+    )
+    return Artifact(path, program.name, tuple(t.name for t in targets), imported.weights_drawn, imported.notes)
+
+
+def _compiled(
+    imported: ImportedLayer,
+    targets: tuple[Target, ...],
+    schedule: Schedule | None,
+    cache: str | os.PathLike[str] | bool,
+    texts: bool = False,
+) -> list[Compiled]:
+    from sepcompile.codegen.entry import symbol_name
+    from sepcompile.codegen.variant import compile_variant
+    from sepcompile.codegen.worker import shared_worker
+
+    symbol = symbol_name(imported.program.name)
+    kept = _cache(cache)
+    return [
+        compile_variant(
+            imported.program, imported.weights, target,
+            symbol=symbol, worker=shared_worker(), cache=kept, schedule=schedule, texts=texts,
+        )
+        for target in targets
+    ]  # fmt: skip
+
+
+def _cache(cache: str | os.PathLike[str] | bool) -> Any:
+    from platformdirs import user_cache_path
+
+    from sepcompile.codegen.cache import CompileCache
+
+    if cache is False:
+        return None
+    folder = user_cache_path("sepcompile") if cache is True else Path(cache)
+    return CompileCache(folder / "kernels.sqlite3")
+
+
+def _layer_info(imported: ImportedLayer) -> dict[str, object]:
+    return {
+        "config": imported.config,
+        "generation": imported.generation,
+        "ignored": imported.ignored,
+        "keras_version": imported.keras_version,
+        "notes": list(imported.notes),
+    }
+
+
+def _selftest(imported: ImportedLayer) -> SelfTest:
+    """An input of one image, its float64 output and the bound that float32 arithmetic keeps."""
+    import numpy as np
+
+    from sepcompile.codegen.artifact import SelfTest
+    from sepcompile.ir.reference import EPS_FLOAT16, EPS_FLOAT32, error_bound, evaluate
+
+    program = imported.program
+    shape = (program.batch or 1, *program.input.shape[1:])
+    x = np.random.default_rng(_SELFTEST_SEED).standard_normal(shape).astype(program.input.dtype)
+    half = "float16" in (program.input.dtype, program.output.dtype)
+    bound = error_bound(program, imported.weights, x, EPS_FLOAT16 if half else EPS_FLOAT32)
+    return SelfTest(x, evaluate(program, imported.weights, x), bound)

@@ -1,0 +1,95 @@
+"""Compile results by content: the whole key is kept and compared, its hash only finds the row.
+
+Kernels do not depend on the weights' values, so layers of one shape share them. The cache is one SQLite file; a
+damaged or unwritable one is as good as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sepcompile.codegen.plan import CompiledKernels, Plan, Step
+
+MOST_ENTRIES = 2000
+_SCHEMA = "CREATE TABLE IF NOT EXISTS results (hash TEXT, key TEXT, entry TEXT, object BLOB, PRIMARY KEY (hash, key))"
+
+
+class CompileCache:
+    """The cache in the file ``path``; every method succeeds, at worst without effect."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, key: str) -> CompiledKernels | None:
+        """The result that was put under exactly ``key``."""
+        with contextlib.suppress(sqlite3.Error, OSError, ValueError, KeyError, TypeError), self._open() as database:
+            query = "SELECT entry, object FROM results WHERE hash = ? AND key = ?"
+            row = database.execute(query, (_hash(key), key)).fetchone()
+            return None if row is None else _decode(row[0], row[1])
+        return None
+
+    def put(self, key: str, result: CompiledKernels) -> None:
+        """Keep ``result``; when the cache is full the oldest entries go."""
+        with contextlib.suppress(sqlite3.Error, OSError), self._open() as database, database:
+            row = (_hash(key), key, _encode(result), result.object_code)
+            database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", row)
+            oldest = "SELECT rowid FROM results ORDER BY rowid DESC LIMIT -1 OFFSET ?"
+            database.execute(f"DELETE FROM results WHERE rowid IN ({oldest})", (MOST_ENTRIES,))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self._path, timeout=5)
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute(_SCHEMA)
+            yield database
+        finally:
+            database.close()
+
+
+@cache
+def tool_versions() -> dict[str, str]:
+    """Versions of what decides the code that a compile gives."""
+    return {name: _version(name) for name in ("sepcompile", "apache-tvm", "apache-tvm-ffi", "ziglang", "numpy")}
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 of sepcompile's own code generation, so that a changed checkout never finds an old result."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parent.parent
+    for room in ("ir", "compute", "schedule", "codegen"):
+        for path in sorted((root / room).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _encode(result: CompiledKernels) -> str:
+    return json.dumps(asdict(result.plan), sort_keys=True)
+
+
+def _decode(entry: str, object_code: bytes) -> CompiledKernels:
+    plan = json.loads(entry)
+    steps = tuple(Step(**{**step, "operands": tuple(step["operands"])}) for step in plan["steps"])
+    intermediates = tuple((name, nbytes) for name, nbytes in plan["intermediates"])
+    return CompiledKernels(Plan(steps, intermediates, plan["x_bytes"], plan["y_bytes"]), object_code)

@@ -1,0 +1,165 @@
+"""Compiles in a process of its own: a crash or an abort of LLVM becomes a ``CompileError``, and the caller's process
+never imports TVM.
+
+The process is started once and kept: importing TVM takes longer than compiling a layer. Requests and answers are
+pickles over its own pipes, between one program and itself; no file is ever read this way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import cache
+from typing import IO, Any
+
+from sepcompile.codegen.plan import CompiledKernels
+from sepcompile.compute.form import Form
+from sepcompile.compute.record import Schedule
+from sepcompile.errors import CompileError, SepcompileError
+from sepcompile.targets import Target
+
+TIMEOUT_S = 300.0
+_HEADER = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the worker needs to compile one variant."""
+
+    form: Form
+    record: Schedule
+    target: Target
+    symbol: str
+    texts: bool = False
+
+
+class Worker:
+    """One compile process. Calls from several threads take turns."""
+
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._messages: IO[bytes] = tempfile.TemporaryFile()
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the process if it is not running, so that it imports TVM while the caller does something else."""
+        with self._lock:
+            self._running()
+
+    def compile(self, job: Job) -> CompiledKernels:
+        """Compile one variant. Raises what ``lower.compile_form`` raises, and ``CompileError`` for a crash."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                _send(process.stdin, job)
+                if not select.select([process.stdout], [], [], self._timeout_s)[0]:
+                    raise CompileError(f"{job.symbol}: compiling for {job.target.name} took over {self._timeout_s:g} s")
+                answer = _receive(process.stdout)
+            except (OSError, EOFError) as error:
+                raise self._crashed(process, job) from error
+            except BaseException:
+                # An answer may still be on its way; a later request must not take it for its own.
+                self._stop()
+                raise
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, CompiledKernels)
+        return answer
+
+    def close(self) -> None:
+        """End the process; the next ``compile`` starts another."""
+        with self._lock:
+            self._stop()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        # After a fork the pipes belong to the parent: the child starts a worker of its own.
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            command = [sys.executable, "-c", "from sepcompile.codegen.worker import serve; serve()"]
+            path = os.pathsep.join(entry for entry in sys.path if entry)
+            self._messages = tempfile.TemporaryFile()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages,
+                env={**os.environ, "PYTHONPATH": path},
+            )  # fmt: skip
+            self._owner = os.getpid()
+        return self._process
+
+    def _crashed(self, process: subprocess.Popen[bytes], job: Job) -> CompileError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        status = process.poll()
+        self._messages.seek(0)
+        lines = self._messages.read()[-4000:].decode(errors="replace").strip().splitlines() or ["no message"]
+        self._stop()
+        how = f"signal {signal.Signals(-status).name}" if status is not None and status < 0 else f"status {status}"
+        return CompileError(f"{job.symbol}: the compiler for {job.target.name} crashed ({how}): {lines[-1]}")
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+@cache
+def shared_worker() -> Worker:
+    """The one worker of this process."""
+    worker = Worker()
+    atexit.register(worker.close)
+    return worker
+
+
+def serve() -> None:
+    """The worker's side: answers requests until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # TVM and LLVM print to standard output; it must not reach the pipe.
+    os.dup2(2, 1)
+    from sepcompile.codegen.lower import compile_form
+
+    while True:
+        try:
+            job = _receive(source)
+        except EOFError:
+            return
+        try:
+            answer: object = compile_form(job.form, job.record, job.target, symbol=job.symbol, texts=job.texts)
+        except SepcompileError as error:
+            answer = error
+        except Exception as error:
+            answer = CompileError(f"{job.symbol}: {type(error).__name__}: {error}")
+        _send(sink, answer)
+
+
+def _send(pipe: IO[bytes], value: object) -> None:
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    pipe.write(len(data).to_bytes(_HEADER, "little") + data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    header = pipe.read(_HEADER)
+    if len(header) < _HEADER:
+        raise EOFError("the pipe ended")
+    size = int.from_bytes(header, "little")
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError("the pipe ended inside a message")
+    return pickle.loads(data)
