@@ -23,7 +23,10 @@ BLOCK = 8 * 64  # every buffer is a multiple of what one loop iteration reads
 
 
 class Probe:
-    """The probes compiled for this CPU or an instruction set level; the calls drop the GIL, so Python threads run them side by side."""
+    """The probes, compiled for this CPU or an instruction set level.
+
+    The calls drop the GIL, so Python threads run them side by side.
+    """
 
     def __init__(self, isa: str = "") -> None:
         with tempfile.TemporaryDirectory(prefix="sepcompile-bench-") as folder:

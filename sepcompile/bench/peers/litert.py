@@ -6,6 +6,8 @@ import importlib
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from sepcompile.bench.layers import own_layout, to_nhwc
 from sepcompile.bench.peers.base import Candidate, Case, PeerInfo, Settings
 from sepcompile.bench.peers.tflite_model import build_model
@@ -34,17 +36,21 @@ class LiteRT:
         target = interpreter.get_output_details()[0]["index"]
         x = own_layout(case.geo, case.data.x)
         interpreter.set_tensor(source, x.reshape(interpreter.get_input_details()[0]["shape"]))
-        out_shape = own_layout(case.geo, _nhwc_view(case)).shape
+        out_shape = own_layout(case.geo, np.empty(case.geo.nhwc_out, np.float32)).shape
 
         def output() -> Any:
             return to_nhwc(case.geo, interpreter.get_tensor(target).reshape(out_shape))
 
-        ops = ", ".join(op["op_name"] for op in interpreter._get_ops_details())
-        return Candidate(label, interpreter._interpreter.Invoke, output, ops, (interpreter, content))
+        evidence = _delegated(interpreter, source, target)
+        return Candidate(label, interpreter._interpreter.Invoke, output, evidence, (interpreter, content))
 
 
-def _nhwc_view(case: Case) -> Any:
-    return importlib.import_module("numpy").empty(case.geo.nhwc_out, dtype="float32")
+def _delegated(interpreter: Any, source: int, target: int) -> str:
+    """Whether one XNNPACK node leads from the input to the output, or only covers a part of the way."""
+    nodes = [op for op in interpreter._get_ops_details() if op["op_name"] == "DELEGATE"]
+    if any(source in node["inputs"] and target in node["outputs"] for node in nodes):
+        return "all in XNNPACK"
+    return "partly in XNNPACK" if nodes else "no XNNPACK"
 
 
 def create(settings: Settings) -> LiteRT:
