@@ -19,7 +19,7 @@ from sepcompile.bench.options import BenchOptions
 from sepcompile.bench.peers import ISA_ENV, MODULES, OURS, REQUIRES
 from sepcompile.bench.peers.base import Settings
 from sepcompile.bench.race import Lane, Racer, run_launch
-from sepcompile.bench.report import BenchReport, Ceilings, PeerStatus, Result
+from sepcompile.bench.report import BenchReport, Ceilings, PeerStatus, Result, Row
 
 FIND = """
 import importlib.util, json, sys
@@ -92,7 +92,7 @@ class _Run:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return BenchReport(
             now, self.options.to_json(), machine.describe(), found, tuple(self.layers), tuple(self.statuses),
-            tuple(self.results), rows, stats.summarize(rows), tuple(self._warnings()),
+            tuple(self.results), rows, stats.summarize(rows), tuple(self._warnings(rows)),
         )  # fmt: skip
 
     def _participants(self) -> tuple[list[str], dict[str, str]]:
@@ -117,7 +117,7 @@ class _Run:
     def _sample(self, threads: int) -> None:
         """One short look at the FMA rate while every peer stands still."""
         if self.probe is not None:
-            self.samples[threads].append(self.probe.fma_gflops(threads))
+            self.samples[threads].append(max(self.probe.fma_gflops(threads, 0.01) for _ in range(4)))
 
     def _ceilings(self) -> Ceilings:
         if self.probe is None:
@@ -188,7 +188,10 @@ class _Run:
         )  # fmt: skip
         return stats.summarize_rounds(result)
 
-    def _warnings(self) -> Iterator[str]:
+    def _warnings(self, rows: Sequence[Row]) -> Iterator[str]:
+        for row in rows:
+            if (row.peak_fraction or 0) > 1:
+                yield f"{row.layer}: faster than the probed FMA peak; the machine was not quiet"
         for status in self.statuses:
             if status.status == "failed":
                 yield f"{status.name}, {status.threads} threads: {status.reason}"
