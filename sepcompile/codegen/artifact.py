@@ -92,8 +92,7 @@ def write_artifact(
     Raises ``ArtifactError`` for the latter, ``CompileError`` where the parts do not fit together.
     """
     symbol = symbol_name(name)
-    if any(variant.symbol != symbol for variant in variants):
-        raise CompileError(f"artifact {name!r}: its variants must be linked as {symbol!r}")
+    _check_parts(name, symbol, input, output, variants)
     ordered = sorted(variants, key=lambda variant: -len(variant.requires))
     arrays, keys = _shared_weights(ordered)
     records = [_record(variant, place, keys[variant.target]) for variant, place in _libraries(ordered)]
@@ -104,23 +103,31 @@ def write_artifact(
     texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn)
     files |= {path: text.encode() for path, text in texts.items()} | _runtime_files()
     manifest = manifest_text(
-        name=name,
-        layer=layer_info,
-        ir=ir_text,
-        input=input,
-        output=output,
-        weights_drawn=weights_drawn,
-        variants=records,
-        files=files,
-        tools=tool_versions,
-    )
-    path = Path(output_dir).resolve()
+        name=name, layer=layer_info, ir=ir_text, input=input, output=output, weights_drawn=weights_drawn,
+        variants=records, files=files, tools=tool_versions,
+    )  # fmt: skip
+    return _write(Path(output_dir).resolve(), files, manifest)
+
+
+def _write(path: Path, files: Mapping[str, bytes], manifest: bytes) -> Path:
     _check_own(manifest, path)
     try:
         write_folder(path, {**files, MANIFEST: manifest}, _may_replace)
     except OSError as error:
         raise ArtifactError(f"output={str(path)!r}: cannot be written: {error.strerror or error}") from error
     return path
+
+
+def _check_parts(
+    name: str, symbol: str, input: TensorSpec, output: TensorSpec, variants: Sequence[LinkedVariant]
+) -> None:
+    if not variants:
+        raise CompileError(f"artifact {name!r}: variants is empty; at least one is needed")
+    if any(variant.symbol != symbol for variant in variants):
+        raise CompileError(f"artifact {name!r}: its variants must be linked as {symbol!r}")
+    for what, spec in (("input", input), ("output", output)):
+        if spec.dtype not in _C_TYPES:
+            raise CompileError(f"artifact {name!r}: {what} has dtype {spec.dtype}; {', '.join(_C_TYPES)} can be stored")
 
 
 def _may_replace(path: Path) -> bool:

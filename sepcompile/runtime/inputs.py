@@ -43,11 +43,13 @@ def as_input(x: object, spec: TensorSpec, layer: str) -> np.ndarray:
 
 def _from_other(x: object, layer: str) -> np.ndarray:
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
-        device = x.__dlpack_device__()[0]
-        if int(device) not in _CPU:
-            raise InputError(f"layer {layer!r}: x is on DLPack device type {int(device)}; this layer reads CPU memory")
         try:
+            device = int(x.__dlpack_device__()[0])
+            if device not in _CPU:
+                raise InputError(f"layer {layer!r}: x is on DLPack device type {device}; this layer reads CPU memory")
             return np.from_dlpack(x)
+        except InputError:
+            raise
         except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
             pass  # NumPy before 1.23, a dtype it has not, or a tensor that gradients are recorded for: try __array__
     if not hasattr(x, "__array__"):

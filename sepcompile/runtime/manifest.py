@@ -94,7 +94,11 @@ class Manifest:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the artifact in the folder ``path``. Checks no other file. Raises ``ArtifactError``."""
-    if not path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError:  # a name that is too long
+        folder = False
+    if not folder:
         raise ArtifactError(f"{path}: not a folder; an artifact is the folder that holds {MANIFEST}")
     return parse_manifest(read_bounded(path, MANIFEST, _MOST_BYTES), path)
 
