@@ -45,7 +45,7 @@ class BenchOptions:
     realtime: bool = False
     seed: int = 0
     ceilings: bool = True
-    prepare_timeout: float = 300.0
+    answer_timeout: float = 120.0
     work_dir: Path | None = None
     progress: Callable[[str], None] = field(default=say_nothing, repr=False)
     compile: Callable[..., object] | None = field(default=None, repr=False)

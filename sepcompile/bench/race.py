@@ -102,7 +102,7 @@ class Racer:
         if lane.status != "ok" or self._process is None:
             return None
         try:
-            return self._process.ask(verb, arguments, self._options.prepare_timeout)
+            return self._process.ask(verb, arguments, self._options.answer_timeout)
         except UnsupportedLayerError as error:
             lane.status, lane.reason = "unsupported", str(error)
         except PeerError as error:

@@ -26,8 +26,7 @@ class Jax:
     def prepare(self, case: Case) -> list[Candidate]:
         layouts = ("NCHW", "NHWC")[: 1 if case.geo.channels_first else 2]
         result = [self._candidate(case, layout, layout, self._convolution(case, layout)) for layout in layouts]
-        if not case.geo.channels_first:
-            result.append(self._candidate(case, "NHWC", "sum of shifts", self._shifts(case)))
+        result.append(self._candidate(case, layouts[-1], "sum of shifts", self._shifts(case)))
         return result
 
     def _candidate(self, case: Case, layout: str, label: str, function: Callable[[Any], Any]) -> Candidate:
@@ -79,14 +78,15 @@ class Jax:
             return x[:, top : top + (h - 1) * sh + 1 : sh, left : left + (w - 1) * sw + 1 : sw, :, None]
 
         def run(x: Any) -> Any:
-            x = jnp.pad(x, pads)
+            x = jnp.pad(jnp.transpose(x, (0, 2, 3, 1)) if geo.channels_first else x, pads)
             y = sum(window(x, i, j) * data.depthwise[i, j] for i, j in taps)
             y = jnp.reshape(y, (-1, geo.mid_channels))
             if data.pointwise is not None:
                 y = y @ data.pointwise
             if data.bias is not None:
                 y = y + data.bias
-            return act(jnp.reshape(y, geo.nhwc_out))
+            y = act(jnp.reshape(y, geo.nhwc_out))
+            return jnp.transpose(y, (0, 3, 1, 2)) if geo.channels_first else y
 
         return run
 
