@@ -201,5 +201,5 @@ class _Run:
             where = f"{result.peer} on {result.layer}, {result.threads} threads"
             if result.status in ("wrong", "failed"):
                 yield f"{where}: {result.status}: {result.reason}"
-            if result.load is not None and result.load > 1.15 * result.threads + 0.1:
+            if result.load is not None and result.load > 1.25 * result.threads + 0.1:
                 yield f"{where}: used {result.load:.2f} CPUs"
