@@ -6,9 +6,11 @@ Standard output is taken for the answers and then pointed at standard error, sin
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -76,6 +78,12 @@ class Worker:
         return [c for c, t in zip(candidates, times, strict=True) if t <= TRIAL_SLACK * min(times)]
 
 
+def die_with_driver() -> None:
+    """A stopped or hanging worker must not outlive a driver that was killed (Linux: PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+
+
 def claim_processor(settings: Settings) -> None:
     """Pin this process and raise its priority, as asked, before the library starts its threads."""
     if settings.cpus:
@@ -132,6 +140,7 @@ def serve(commands: TextIO, out: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    die_with_driver()
     with answers() as stream:
         serve(sys.stdin, stream)
     # Some runtimes hang in their static destructors; everything said has been flushed.

@@ -58,6 +58,7 @@ class Fake:
 
 
 def main() -> None:
+    worker.die_with_driver()
     kind = sys.argv[1]
     if kind == "garbage":
         print("this is not an answer", flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,30 @@ def test_a_peer_stands_still_between_questions() -> None:
         assert _state(process) == "T"
     finally:
         process.close()
+
+
+def test_a_stopped_peer_dies_with_its_driver() -> None:
+    script = f"""
+import sys
+from sepcompile.bench.process import PeerProcess
+from sepcompile.bench.peers.base import Settings
+process = PeerProcess(Settings("one"), sys.executable, [sys.executable, {FAKE!r}, "one"])
+process.start()
+print(process._process.pid, flush=True)
+sys.stdin.read()
+"""
+    root = str(Path(FAKE).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
+    ) as driver:
+        assert driver.stdout is not None
+        peer = Path("/proc") / driver.stdout.readline().strip()
+        assert peer.exists()
+        driver.kill()
+    deadline = time.monotonic() + 30
+    while peer.exists() and "State:\tZ" not in (peer / "status").read_text():
+        assert time.monotonic() < deadline, "the peer outlived its driver"
+        time.sleep(0.01)
 
 
 def _state(process: PeerProcess) -> str:
