@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from sepcompile.codegen.data import render
 from sepcompile.codegen.entry import exported_symbols, pool_symbols, render_entry
 from sepcompile.codegen.plan import Compiled
 from sepcompile.errors import CompileError
@@ -22,10 +23,10 @@ _TIMEOUT_S = 120
 _C_FLAGS = (
     "-c", "-std=gnu11", "-O2", "-g0", "-fPIC", "-ffreestanding", "-fno-builtin", "-nostdlib", "-fvisibility=hidden",
     "-fno-stack-protector", "-fno-sanitize=all", "-fomit-frame-pointer", "-fno-unwind-tables",
-    "-fno-asynchronous-unwind-tables",
+    "-fno-asynchronous-unwind-tables", "-ffunction-sections",
 )  # fmt: skip
 _LINK_FLAGS = (
-    "-shared", "-s", "-Bsymbolic", "--no-undefined", "--hash-style=both", "--build-id=none",
+    "-shared", "-s", "--gc-sections", "-Bsymbolic", "--no-undefined", "--hash-style=both", "--build-id=none",
     "-z", "noexecstack", "-z", "now", "-z", "relro",
 )  # fmt: skip
 
@@ -76,6 +77,12 @@ def entry_object(compiled: Compiled, *, name: str, triple: str, threads: bool = 
     return compile_c(source, triple=triple, flags=() if threads else ("-DSEP_NO_THREADS",))
 
 
+@cache
+def memory_object(triple: str) -> bytes:
+    """Object code of memset, memcpy and memmove, which LLVM may call and a bare library has to bring."""
+    return compile_c(render("memory.c.j2"), triple=triple)
+
+
 def link_library(compiled: Compiled, *, name: str, triple: str) -> bytes:
     """The shared library (ELF) of one variant: its kernels, the entry point and the pool.
 
@@ -84,7 +91,7 @@ def link_library(compiled: Compiled, *, name: str, triple: str) -> bytes:
     """
     entry = entry_object(compiled, name=name, triple=triple)
     exports = (*exported_symbols(name), *pool_symbols(name))
-    return link_objects([compiled.object_code, entry], exports=exports, soname=f"lib{name}.so")
+    return link_objects([compiled.object_code, entry, memory_object(triple)], exports=exports, soname=f"lib{name}.so")
 
 
 def _zig(arguments: Sequence[str], folder: str) -> None:

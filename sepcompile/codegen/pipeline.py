@@ -70,8 +70,13 @@ def text(lowered: Mapping[str, Lowered]) -> str:
     return str(tvm.IRModule({name: item.func for name, item in lowered.items()}).script())
 
 
+# LLVM would turn copying and clearing loops into calls of memcpy and memset, which a bare library does not have.
+_LLVM_OPTIONS = ["-disable-loop-idiom-all:bool=true"]
+
+
 def _target(target: Mapping[str, object]) -> Any:
-    return tvm.target.Target(dict(target), host=dict(target))
+    bare = {**target, "cl-opt": _LLVM_OPTIONS}
+    return tvm.target.Target(bare, host=bare)
 
 
 _TO_LOOPS = [

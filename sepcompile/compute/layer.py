@@ -109,8 +109,14 @@ class Layer:
         return clamp(block, self.record.depthwise_lanes, self.form.depthwise_channels) + lane
 
     def filter(self, panel: Expr, vector: Expr, lane: Expr) -> Expr:
-        """Filter of a lane; the vectors that a last panel has too many compute its last filters again."""
-        return clamp(panel * self.record.tile_vectors + vector, self.record.lanes, self.form.out_channels) + lane
+        """Filter of a lane; the vectors that a last panel has too many compute the last filters again."""
+        lanes, filters = self.record.lanes, self.form.out_channels
+        first = (panel * self.record.tile_vectors + vector) * lanes
+        if self.panels * self.record.tile_vectors * lanes == filters:
+            return first + lane
+        from tvm import tirx
+
+        return tirx.min(first, filters - lanes) + lane
 
     def pixel(self, tile: Expr) -> Expr:
         """First pixel of a pointwise tile within its block."""
@@ -142,14 +148,18 @@ class Layer:
         return View(blocks * stride * lanes, store, load)
 
     def encode(self, pixel: Expr) -> tuple[Expr, Expr, Expr, Expr]:
-        """A pixel as four indices of ``D``'s tile axes; any numbering would do, as long as ``_decode`` reverses it."""
-        tr, tc, ct = self.record.tile_rows, self.record.tile_columns, self.column_tiles
-        return pixel // (tr * tc * ct), (pixel // tc) % ct, (pixel // (tc * ct)) % tr, pixel % tc
+        """A block's pixel as indices (row tile, column tile, row, column) of ``D``, for loads only.
+
+        Not where the pixel was computed (the last tile overlaps), but numbers that ``_decode`` turns back into it. They
+        reach every tile, so that TVM, which computes just the tiles that are read, computes all of them.
+        """
+        row, column = pixel // self.record.columns, pixel % self.record.columns
+        tr, tc = self.record.tile_rows, self.record.tile_columns
+        return row // tr, column // tc, row % tr, column % tc
 
     def _decode(self, index: Sequence[Expr]) -> Expr:
-        tr, tc, ct = self.record.tile_rows, self.record.tile_columns, self.column_tiles
         _, _, a, b, c, d, _ = index
-        return ((a * tr + c) * ct + b) * tc + d
+        return (a * self.record.tile_rows + c) * self.record.columns + b * self.record.tile_columns + d
 
     def image_pixel(self, block: Expr, pixel: Expr) -> Expr:
         """A block's pixel as a pixel of the image."""
