@@ -172,8 +172,9 @@ _BAD: dict[str, list[Any]] = {
     "strides": _BAD_SIZES,
     "dilation_rate": _BAD_SIZES,
     "depth_multiplier": [0, -3, None, 1.0, "1", [1, 2], True, 2**31],
-    "padding": ["full", "causal_", None, 3, ["same"], "", {}],
-    "data_format": ["NHWC", "NCW", 3, ["channels_last"], ""],
+    # A list of length 1 and {} are how R's jsonlite writes a scalar and NULL: legal.
+    "padding": ["full", "causal_", None, 3, ["same", "same"], ""],
+    "data_format": ["NHWC", "NCW", 3, ["channels_last", "channels_first"], ""],
     "activation": [
         "nope",
         "threshold",
@@ -193,7 +194,7 @@ _BAD: dict[str, list[Any]] = {
         {"module": "os", "class_name": "system", "config": {"command": "true"}},
         {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "eval"},
     ],
-    "use_bias": ["no", 2, [True], {}],
+    "use_bias": ["no", 2, [True, True], {"a": 1}],
     "dtype": ["bfloat16", "float64", "int8", "half?", 32, {"class_name": "DTypePolicy", "config": {}}, ["float32"]],
     "depthwise_initializer": ["glorot", 3, {"class_name": "HeNormal", "config": {"sd": 1}}, {"class_name": "os"}],
     "bias_initializer": ["Zeroes", {"config": {}}, [], {"class_name": "Constant", "config": {"value": "x"}}],

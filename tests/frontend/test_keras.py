@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from keras_oracle import assert_same, build, check, sample
-from strategies import CLASS_NAMES, FUNCTIONS, activation_objects, legal_layers
+from strategies import CLASS_NAMES, FUNCTIONS, activation_objects, layer_object, legal_layers
 
 from sepcompile.frontend import read_layer
 from sepcompile.ir import reference
@@ -63,7 +63,7 @@ def test_objects(name: str, index: int, first: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
-@pytest.mark.parametrize("activation", [None, "gelu", {"class_name": "LeakyReLU", "config": {"negative_slope": 0.1}}])
+@pytest.mark.parametrize("activation", [None, "gelu", layer_object("LeakyReLU", negative_slope=0.1)])
 def test_float16(dtype: str, activation: object) -> None:
     imported = check("SeparableConv2D", layer_of("", filters=4, dtype=dtype, activation=activation), (None, 9, 8, 3))
     assert imported.program.input.dtype == "float16"
