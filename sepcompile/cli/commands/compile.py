@@ -1,0 +1,106 @@
+"""``sepcompile compile``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sepcompile.cli import options, output
+
+if TYPE_CHECKING:
+    from sepcompile.api import Artifact
+    from sepcompile.runtime.manifest import Manifest
+
+
+@click.command("compile", short_help="Compile a layer into an artifact folder.")
+@click.argument("layer")
+@options.layer_options
+@click.option("--target", "targets", multiple=True, help="Target name or TOML file; repeat it or separate by commas.")
+@click.option("--output", "-o", metavar="FOLDER", help="The artifact's folder (default: build/<layer name>).")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For weights that are drawn.")
+@click.option("--no-cache", is_flag=True, help="Compile anew, and keep nothing.")
+@options.json_option
+def command(
+    layer: str,
+    input_shape: list[int | None] | None,
+    weights: str | None,
+    keras_version: str | None,
+    schedule: str | None,
+    targets: tuple[str, ...],
+    output: str | None,
+    seed: int,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Compile LAYER into an artifact folder.
+
+    LAYER is a JSON file with a Keras layer config, the JSON text itself, or - for standard input.
+
+    \b
+    Example:
+      sepcompile compile layer.json --input-shape None,112,112,32 --weights conv1.npz
+      sepcompile compile layer.json --target x86-64-v2,x86-64-v4 --output build/conv1
+    """
+    from sepcompile import api
+
+    names = options.split_names(targets or ("native",))
+    record = options.read_schedule(schedule)
+    source = options.read_layer_argument(layer)
+    start = time.perf_counter()
+    with _spinner(names):
+        artifact = api.compile(
+            source, input_shape, names, weights, keras_version,
+            schedule=record, output=output, seed=seed, cache=not no_cache,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    manifest = api.inspect(artifact.path)
+    if as_json:
+        _print_json(artifact, manifest, seconds)
+    else:
+        _print_text(artifact, manifest, seconds)
+
+
+def _spinner(names: list[str]) -> Any:
+    return output.spinner(f"compiling for {', '.join(names)}")
+
+
+def _print_json(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
+    output.say_json(
+        {
+            "path": artifact.path,
+            "name": artifact.name,
+            "targets": artifact.targets,
+            "input": {"shape": manifest.input.shape, "dtype": manifest.input.dtype.name},
+            "output": {"shape": manifest.output.shape, "dtype": manifest.output.dtype.name},
+            "weights_drawn": artifact.weights_drawn,
+            "notes": artifact.notes,
+            "variants": [
+                {
+                    "target": variant.target,
+                    "library": variant.library,
+                    "library_bytes": manifest.files[variant.library].nbytes,
+                    "schedule": variant.schedule,
+                    "schedule_source": variant.schedule_source,
+                }
+                for variant in manifest.variants
+            ],
+            "bytes": sum(entry.nbytes for entry in manifest.files.values()),
+            "seconds": seconds,
+        }
+    )
+
+
+def _print_text(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
+    folder = output.short(artifact.path)
+    output.say(f"compiled {artifact.name} to {folder} in {output.duration(seconds)}")
+    rows: list[tuple[str, object]] = [
+        ("  input", f"{manifest.input.dtype.name} {output.shape(manifest.input.shape)}"),
+        ("  output", f"{manifest.output.dtype.name} {output.shape(manifest.output.shape)}"),
+    ]
+    for variant in manifest.variants:
+        rows.append(("  library", f"{variant.library}, {output.size(manifest.files[variant.library].nbytes)}"))
+    rows += [("  note", note) for note in artifact.notes]
+    output.fields(rows)
+    output.say(f"next: {output.program()} run {folder} --benchmark")
