@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        result = cli.main(args=arguments, prog_name="sepcompile", standalone_mode=False)
+        code = _invoke(list(sys.argv[1:] if arguments is None else arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return code
     except (click.Abort, KeyboardInterrupt):
         click.echo("", err=True)  # the next line of the terminal starts clean, after the ^C
         return EXIT_INTERRUPTED
@@ -88,6 +88,16 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
     except Exception as error:
         return _bug(error)
+
+
+def _invoke(arguments: list[str]) -> int:
+    # Not cli.main(), which has a code of its own for a broken pipe.
+    try:
+        with cli.make_context("sepcompile", arguments) as ctx:
+            cli.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return 0
 
 
 def _fail(message: str) -> int:
