@@ -97,7 +97,7 @@ def native() -> Target:
     arch, features = cpu.machine(), cpu.features()
     fitting = [t for t in list_targets() if t.arch == arch and set(t.requires) <= features]
     if not fitting:
-        raise TargetError(f"target='native': no target runs on this machine ({arch}); give one by name to cross-compile")
+        raise TargetError(f"target='native': none runs on this machine ({arch}); give one by name to cross-compile")
     best = max(fitting, key=lambda t: (len(t.requires), t.machine.vector_bits))
     return replace(best, machine=replace(best.machine, cores=_cores(), **_caches()))
 

@@ -1,4 +1,4 @@
-"""Shared test set-up: the oracle runs on Keras's JAX backend, the lightest one that computes channels_first on a CPU."""
+"""Shared test set-up: the oracle is Keras on JAX, the lightest backend that computes channels_first on a CPU."""
 
 import os
 

@@ -20,20 +20,12 @@ from sepcompile.codegen.plan import Compiled, Plan
 from sepcompile.codegen.tensors import TensorFile, write_tensors
 from sepcompile.errors import ArtifactError, CompileError
 from sepcompile.ir.stages import TensorSpec
-from sepcompile.runtime.manifest import MANIFEST, SELFTEST, WEIGHTS, parse_manifest
+from sepcompile.runtime.manifest import MANIFEST, SELFTEST, SELFTEST_TENSORS, WEIGHTS, parse_manifest
 from sepcompile.runtime.manifest import read_manifest as _read_manifest
+from sepcompile.runtime.results import SelfTest
 
 _C_TYPES = {"float32": "float", "float16": "uint16_t", "float64": "double"}
 _OWN_FOLDERS = ("include", "runtime", "src")
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """An input of the layer, its output in float64 arithmetic, and how far each element may be off (absolute)."""
-
-    x: np.ndarray
-    y: np.ndarray
-    tolerance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -197,16 +189,9 @@ def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> Va
 
 
 def _selftest_file(selftest: SelfTest, input: TensorSpec) -> bytes:
-    if selftest.x.dtype != np.dtype(input.dtype):
-        raise CompileError(f"self-test: x has dtype {selftest.x.dtype.name}; the layer's input has {input.dtype}")
-    if selftest.y.shape != selftest.tolerance.shape:
-        raise CompileError(f"self-test: y has shape {selftest.y.shape}, tolerance {selftest.tolerance.shape}")
-    tensors = {
-        "input": selftest.x,
-        "expected": selftest.y.astype(np.float64),
-        "tolerance": selftest.tolerance.astype(np.float64),
-    }
-    return write_tensors(tensors).data
+    if selftest.pattern.dtype != np.dtype(input.dtype):
+        raise CompileError(f"self-test: pattern is {selftest.pattern.dtype.name}; the layer's input is {input.dtype}")
+    return write_tensors({name: getattr(selftest, name) for name in SELFTEST_TENSORS}).data
 
 
 def _texts(

@@ -198,10 +198,7 @@ def _nbytes(buffer: Any) -> int:
 
 
 def _factory() -> tuple[Any, Any, Any]:
-    @tvm.transform.module_pass(opt_level=0)
-    def identity(mod: Any, _ctx: Any) -> Any:
-        return mod
-
+    identity = tvm.transform.module_pass(lambda mod, _context: mod, opt_level=0)
     host = tvm.ir.transform.Sequential([tx.LowerTVMBuiltin(), tx.LowerIntrin()])
     return identity, lambda: host, lambda: host
 

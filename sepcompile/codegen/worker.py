@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._messages: IO[bytes] = tempfile.TemporaryFile()
+        self._messages: IO[bytes] | None = None
         self._owner = 0
         self._lock = threading.Lock()
 
@@ -88,7 +88,7 @@ class Worker:
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             command = [sys.executable, "-c", "from sepcompile.codegen.worker import serve; serve()"]
             path = os.pathsep.join(entry for entry in sys.path if entry)
-            self._messages = tempfile.TemporaryFile()
+            self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages,
                 env={**os.environ, "PYTHONPATH": path},
@@ -100,11 +100,18 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         status = process.poll()
-        self._messages.seek(0)
-        lines = self._messages.read()[-4000:].decode(errors="replace").strip().splitlines() or ["no message"]
+        message = self._last_message()
         self._stop()
         how = f"signal {signal.Signals(-status).name}" if status is not None and status < 0 else f"status {status}"
-        return CompileError(f"{job.symbol}: the compiler for {job.target.name} crashed ({how}): {lines[-1]}")
+        return CompileError(f"{job.symbol}: the compiler for {job.target.name} crashed ({how}): {message}")
+
+    def _last_message(self) -> str:
+        """The last line that the process wrote to its standard error."""
+        if self._messages is None:
+            return "no message"
+        self._messages.seek(0)
+        lines = self._messages.read()[-4000:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no message"
 
     def _stop(self) -> None:
         process, self._process = self._process, None

@@ -1,4 +1,4 @@
-"""Elementwise activations as float32 tensor expressions, one function for each elementwise kind of ``ir.activations``."""
+"""Elementwise activations as float32 tensor expressions, one for each elementwise kind of ``ir.activations``."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class _Along:
 
         # A row's values are stored by vectors that overlap at the end, and read back by element number.
         row = View(r.extent, in_row, number)
-        return {"O": View(r.elements, store, store)} | {name: row for name in ("E", "R", "C")}
+        return {"O": View(r.elements, store, store)} | dict.fromkeys(("E", "R", "C"), row)
 
 
 _Body = _Across | _Along

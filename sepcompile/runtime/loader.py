@@ -17,7 +17,7 @@ from .elf import check_library
 from .errors import ArtifactError
 from .files import check_file, read_file
 from .layer import Layer
-from .manifest import SELFTEST, WEIGHTS, Manifest, VariantEntry
+from .manifest import SELFTEST, SELFTEST_TENSORS, WEIGHTS, Manifest, VariantEntry
 from .manifest import read_manifest as _read_manifest
 from .native import ENTRY_ABI, NativeLibrary
 from .results import SelfTest, VariantReport, VerifyReport
@@ -150,11 +150,17 @@ def _open(manifest: Manifest, variant: VariantEntry, tensors: _Tensors, threads:
 def _selftest(manifest: Manifest) -> SelfTest:
     where = str(manifest.path / SELFTEST)
     tensors = read_tensors(read_file(manifest.path, manifest.files[SELFTEST]), where)
-    if set(tensors) != {"input", "expected", "tolerance"}:
-        raise ArtifactError(f"{where}: tensors {', '.join(sorted(tensors))}; expected input, expected, tolerance")
-    test = SelfTest(tensors["input"], tensors["expected"], tensors["tolerance"])
-    if test.x.dtype != manifest.input.dtype or test.x.shape[1:] != manifest.input.shape[1:]:
-        raise ArtifactError(f"{where}: input is {test.x.dtype.name}{test.x.shape}; expected {manifest.input}")
-    if not test.expected.shape == test.tolerance.shape == (test.x.shape[0], *manifest.output.shape[1:]):
-        raise ArtifactError(f"{where}: expected {test.expected.shape}, tolerance {test.tolerance.shape}")
-    return test
+    if set(tensors) != set(SELFTEST_TENSORS):
+        raise ArtifactError(f"{where}: tensors {sorted(tensors)}; expected {', '.join(SELFTEST_TENSORS)}")
+    batch = manifest.input.shape[0]
+    shape = tuple(1 if size is None else size for size in (1 if batch is None else batch, *manifest.input.shape[1:]))
+    pattern, positions, expected, tolerance = (tensors[name] for name in SELFTEST_TENSORS)
+    if pattern.dtype != manifest.input.dtype or pattern.ndim != 1 or pattern.size == 0:
+        raise ArtifactError(f"{where}: pattern is {pattern.dtype.name}{pattern.shape}; expected 1-D {manifest.input}")
+    if any(tensor.ndim != 1 or tensor.size != positions.size for tensor in (positions, expected, tolerance)):
+        raise ArtifactError(f"{where}: positions, expected and tolerance must be 1-D and of one length")
+    if positions.dtype != np.int64 or (positions.size and int(positions.min()) < 0):
+        raise ArtifactError(f"{where}: positions must be int64 and not negative")
+    if expected.dtype != np.float64 or tolerance.dtype != np.float64:
+        raise ArtifactError(f"{where}: expected and tolerance must be float64")
+    return SelfTest(pattern, shape, positions, expected, tolerance)

@@ -20,6 +20,7 @@ from .tensors import DTYPES
 FORMAT = "sepcompile-artifact"
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, SELFTEST = "manifest.json", "weights.safetensors", "selftest.safetensors"
+SELFTEST_TENSORS = ("pattern", "positions", "expected", "tolerance")
 _MOST_BYTES = 16 << 20  # of the manifest
 _MOST_SIZE = 2**31 - 1  # of one dimension
 _MOST_ELEMENTS = 2**44

@@ -12,7 +12,7 @@ MOST_SCRATCH_BYTES = 256 * 2**20
 
 
 def check_record(record: Schedule, form: Form, machine: Machine) -> None:
-    """Raises ``ScheduleError`` naming the knob, its value and what fits, unless ``record`` can be applied to ``form``."""
+    """Raises ``ScheduleError``, naming the knob, its value and what fits, unless ``record`` can be applied."""
     for name, most in _upper_limits(record, form, machine).items():
         value = getattr(record, name)
         if not 1 <= value <= most:

@@ -145,9 +145,9 @@ def _register_tile(form: Form, machine: Machine, pixels: int) -> _Tile:
     """The pointwise register tile with the fewest cycles for one block of ``pixels``, by a model of the core."""
     lanes = _lanes(form.out_channels, machine)
     vectors = -(-form.out_channels // lanes)
-    tiles = [_tile(machine, pixels, vectors, wide, n) for n in range(1, min(6, vectors) + 1) for wide in _heights(machine, n)]
-    usable = [tile for tile in tiles if tile.pixels <= pixels]
-    return min(usable, key=lambda tile: (tile.cost, -tile.pixels * tile.vectors))
+    shapes = [(height, width) for width in range(1, min(6, vectors) + 1) for height in _heights(machine, width)]
+    tiles = [_tile(machine, pixels, vectors, *shape) for shape in shapes if shape[0] <= pixels]
+    return min(tiles, key=lambda tile: (tile.cost, -tile.pixels * tile.vectors))
 
 
 def _heights(machine: Machine, vectors: int) -> range:

@@ -60,7 +60,8 @@ class Kernels:
         symbols = [step.symbol for step in self.plan.steps]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "kernels.so"
-            path.write_bytes(link_objects([compiled.object_code, memory_object(triple)], exports=symbols, soname="kernels.so"))
+            objects = [compiled.object_code, memory_object(triple)]
+            path.write_bytes(link_objects(objects, exports=symbols, soname="kernels.so"))
             self._library = ctypes.CDLL(str(path))
 
     def run(self, x: np.ndarray, dtype: str, at_end: bool = True, shift: int = 0, by_task: bool = False) -> np.ndarray:

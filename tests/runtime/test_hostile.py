@@ -275,10 +275,9 @@ def test_library_without_functions(artifact, tmp_path):
 
 def test_failed_selftest(artifact, tmp_path, samples):
     root = shutil.copytree(artifact, tmp_path / "conv1")
-    x = samples().input(2)
-    tensors = {"input": x, "expected": samples().expected(x).astype(float), "tolerance": np.full(x.shape, 1e-6)}
+    tensors = selftest_tensors(samples())
     for value in (1.0, np.nan):
-        tensors["expected"][1, 2, 3] += value
+        tensors["expected"][23] += value
         replace(root, "selftest.safetensors", write_tensors(tensors).data)
         with pytest.raises(ArtifactError, match="FAILED"):
             load(root, selftest=True)
@@ -286,16 +285,35 @@ def test_failed_selftest(artifact, tmp_path, samples):
         assert not report.passed and report.variants[0].problem == "self-test failed" and report.variants[0].runs
 
 
-@pytest.mark.parametrize("change", [{"input": None}, {"more": 1}, {"input": "f8"}, {"expected": (1, 12, 8)}])
+def selftest_tensors(sample):
+    x = sample.input(1)
+    expected = sample.expected(x).reshape(-1).astype(float)
+    return {
+        "pattern": x.reshape(-1),
+        "positions": np.arange(expected.size),
+        "expected": expected,
+        "tolerance": np.full(expected.size, 1e-6),
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pattern": None},
+        {"more": np.zeros(1)},
+        {"pattern": np.ones(4)},
+        {"pattern": np.ones(0, "f4")},
+        {"pattern": np.ones((2, 2), "f4")},
+        {"expected": np.zeros(3)},
+        {"expected": np.zeros(96, "f4")},
+        {"positions": np.full(96, -1)},
+        {"positions": np.zeros(96)},
+    ],
+    ids=str,
+)
 def test_selftest_of_other_tensors(artifact, tmp_path, samples, change):
     root = shutil.copytree(artifact, tmp_path / "conv1")
-    x = samples().input(2)
-    tensors = {"input": x, "expected": x.astype(float), "tolerance": x.astype(float)}
-    for name, value in change.items():
-        if value is None:
-            del tensors[name]
-        else:
-            tensors[name] = x.astype(value) if isinstance(value, str) else np.zeros(value)
+    tensors = {name: array for name, array in {**selftest_tensors(samples()), **change}.items() if array is not None}
     replace(root, "selftest.safetensors", write_tensors(tensors).data)
     with pytest.raises(ArtifactError, match=r"selftest.safetensors"):
         load(root, selftest=True)

@@ -49,7 +49,8 @@ def test_libraries_need_nothing(samples, variant, arch, tmp_path):
 
 
 def test_undefined_symbols_are_refused():
-    code = compile_c("void f(void); void g(void) { f(); }", triple="x86_64-linux-musl")
+    exported = '__attribute__((visibility("default")))'
+    code = compile_c(f"void f(void); {exported} void g(void) {{ f(); }}", triple="x86_64-linux-musl")
     with pytest.raises(CompileError, match="undefined"):
         link_objects([code], exports=["g"], soname="l.so")
 
