@@ -100,10 +100,7 @@ def read_config(cls: LayerClass, config: Mapping[str, Any], generation: Generati
 
 
 def _check_keys(cls: LayerClass, config: Mapping[str, Any], generation: Generation, where: Origin) -> None:
-    name = generation.name
-    if name == "r" and generation.major == 3 and "groups" not in config:
-        name = "r"
-    known = allowed(cls, name)
+    known = allowed(cls, generation.name)
     for key in config:
         if key not in known:
             elsewhere = sorted({g for entry in KEYS if entry.name == key for g in entry.generations})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,13 +136,14 @@ def _ignored(parsed: Parsed) -> dict[str, Any]:
 
 
 def _surrounding(key: str, value: Any, parsed: Parsed) -> Any:
+    """An envelope's key as it is recorded, checked as far as it says something about the layer."""
     where = at(parsed.layer.where, key)
-    if key == "name" and (not isinstance(value, str) or value != parsed.layer.name):
-        given: Mapping[str, Any] = parsed.source.config
-        if not isinstance(value, str) or given.get("name") is not None:
+    if key == "name":
+        unnamed = parsed.source.config.get("name") is None
+        if not isinstance(value, str) or (value != parsed.layer.name and not unnamed):
             fail(where, value, f"the name in the config, {parsed.layer.name!r}")
     if key == "inbound_nodes" and not isinstance(value, list):
         fail(where, value, "a list")
-    if key in ("compile_config",) and not isinstance(value, dict):
+    if key == "compile_config" and not isinstance(value, dict):
         fail(where, value, "a dict")
     return value

@@ -12,7 +12,7 @@ from strategies import CLASS_NAMES, FUNCTIONS, activation_objects, layer_object,
 from sepcompile.frontend import read_layer
 from sepcompile.ir import reference
 
-EXAMPLES = (100, 2500)
+EXAMPLES = (300, 2500)
 FEW, MANY = (
     settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)) for n in EXAMPLES
 )
