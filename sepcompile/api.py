@@ -62,6 +62,7 @@ def compile(
         target: a name from ``list_targets()``, ``"native"``, the path of a target file, or several of them, one variant
             each in the same artifact.
         weights: a dict by Keras's names, a list in Keras's order, a .npz or .safetensors file's path, or None: then
+            they are drawn from the config's initializers with ``seed``, and the artifact says so.
         keras_version: "2", "3", "3.15": only where the source does not say and it matters.
         precision: what the kernel computes in. Input and output follow the layer's dtype policy.
         schedule: overrides the heuristic, for every target.
