@@ -16,7 +16,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the exhaustive tests"
 	@echo "make lint       ruff and mypy"
-	@echo "make docs       rewrite the generated tables of README.md and docs/"
+	@echo "make docs       rewrite the tables and outputs in README.md and docs/"
 	@echo "make clean      remove .venv, build/ and caches"
 
 demo: $(VENV)/.installed
@@ -35,6 +35,7 @@ lint: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	@$(BIN)/python docs/make_tables.py --write
+	@$(BIN)/python docs/quickstart.py --write
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
