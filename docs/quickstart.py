@@ -1,6 +1,6 @@
 """Runs the code in README.md as it is written there, and compares or rewrites the output that stands beside it.
 
-    python docs/quickstart.py           say whether the output has changed, other than in its figures (exit code 1 if so)
+    python docs/quickstart.py           exit code 1 if the output has changed, other than in its figures
     python docs/quickstart.py --write   rewrite the output
 
 ``json`` blocks after "Save this as `NAME`" become files, ``console`` blocks hold commands behind ``$ `` with their

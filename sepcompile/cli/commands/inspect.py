@@ -83,16 +83,18 @@ def _variants(manifest: Manifest, target: str | None) -> list[VariantEntry]:
     return found
 
 
-def _source(generation: object) -> str:
-    title = {"keras2": "Keras 2", "keras3": "Keras 3", "r": "R"}.get(str(generation))
-    return f", from a {title} config" if title else ""
+def _title(name: str, config: object, generation: object) -> str:
+    """A layer's name, its class and who wrote its config, as far as known: a manifest may leave any of it out."""
+    cls = config.get("class_name") if isinstance(config, dict) else None
+    source = {"keras2": "Keras 2", "keras3": "Keras 3", "r": "R"}.get(str(generation))
+    return name + (f", {cls}" if cls else "") + (f" of {source}" if source else "")
 
 
 def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
     nbytes = sum(entry.nbytes for entry in manifest.files.values())
     rows: list[tuple[str, object]] = [
         ("artifact", output.short(manifest.path)),
-        ("layer", f"{manifest.name}{_source(manifest.layer.get('generation'))}"),
+        ("layer", _title(manifest.name, manifest.layer.get("config"), manifest.layer.get("generation"))),
         ("input", f"{manifest.input.dtype.name} {output.shape(manifest.input.shape)}"),
         ("output", f"{manifest.output.dtype.name} {output.shape(manifest.output.shape)}"),
         ("weights", "drawn from the initializers" if manifest.weights_drawn else "given"),
@@ -150,7 +152,7 @@ def _inspect_layer(
         weights = ", ".join(f"{name} {output.shape(sizes)}" for name, sizes in report["weights"].items())
         output.fields(
             [
-                ("layer", f"{report['name']}{_source(report['generation'])}"),
+                ("layer", _title(report["name"], report["config"], report["generation"])),
                 ("weights", weights),
                 *(("note", note) for note in report["notes"]),
             ]
