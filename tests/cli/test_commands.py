@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -151,7 +152,11 @@ def test_demo(cli, tmp_path):
     done = cli("demo", "--network", "keyword_spotting", "--threads", 1)
     text = out(done)
     assert text.count("passed") == 4 and "FAILED" not in text
-    assert "What to type next:" in text
+    commands = text.partition("What to type next:\n")[2].splitlines()
+    assert len(commands) == 4
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program and out(cli(*arguments))
     assert done.stderr.splitlines()[0] == "[1/4] keyword_spotting ds_block_1"
     again = json.loads(out(cli("demo", "--network", "keyword_spotting", "--json")))
     assert [row["passed"] for row in again] == [True] * 4

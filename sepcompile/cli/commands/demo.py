@@ -14,6 +14,7 @@ from sepcompile.cli import options, output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_LAYER = '{"class_name": "DepthwiseConv2D", "config": {"kernel_size": 7, "padding": "same"}}'
 _HEADER = ("layer", "input", "output", "library", "artifact", "compile", "error", "check", "call")
 
 
@@ -76,5 +77,5 @@ def _print_next(rows: Sequence[demo.Row]) -> None:
     output.say("What to type next:")
     output.say(f"  {program} inspect {path}")
     output.say(f"  {program} run {path} --benchmark --threads 1")
-    output.say(f"  {program} compile my_layer.json --input-shape None,112,112,32 --output build/mine")
+    output.say(f"  {program} compile '{_LAYER}' --input-shape None,56,56,96 --output build/mine")
     output.say(f"  {program} --help")
