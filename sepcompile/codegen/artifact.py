@@ -210,7 +210,7 @@ def _texts(
         "symbol": symbol,
         "macro": symbol.upper(),
         "abi": ENTRY_ABI,
-        "layer_class": str(layer.get("class_name", "layer")),
+        "layer_class": _layer_class(layer),
         "input": input,
         "output": output,
         "x_type": _C_TYPES[input.dtype],
@@ -228,6 +228,11 @@ def _texts(
         f"include/{symbol}.h": render("header.h.j2", **values),
         "src/example.c": render("example.c.j2", **values),
     }
+
+
+def _layer_class(layer: Mapping[str, object]) -> str:
+    config = layer.get("config")
+    return str(config.get("class_name", "convolution")) if isinstance(config, Mapping) else "convolution"
 
 
 def _template_variant(record: VariantRecord, weights: TensorFile) -> dict[str, object]:
