@@ -17,7 +17,7 @@ from sepcompile.compute.relayout import Relayout, relayout_kernel
 from sepcompile.compute.rowwise import Rows, rowwise_kernel
 from sepcompile.compute.separable import depthwise_kernel, fused_kernel, split_kernels
 from sepcompile.schedule.cpu import schedule_depthwise, schedule_fused, schedule_pointwise
-from sepcompile.schedule.rows import schedule_relayout, schedule_rowwise
+from sepcompile.schedule.rows import schedule_rowwise
 from sepcompile.targets import Target
 
 _ITEM_BYTES = {"float32": 4, "float16": 2}
@@ -95,7 +95,7 @@ def _kernels(form: Form, record: Schedule, target: Target) -> _Kernels:
 
 def _add_relayout(kernels: _Kernels, shape: Relayout, source: str, target: str) -> None:
     ir = relayout_kernel(shape, source, target)
-    kernels.add(ir, lambda k: schedule_relayout(k, shape), shape.tasks, shape.rows * shape.columns)
+    kernels.add(ir, lambda k: k.func, shape.tasks, shape.rows * shape.columns)
 
 
 def _add_layer(kernels: _Kernels, layer: Layer, source: str, result: str) -> None:

@@ -46,7 +46,7 @@ def lower(func: Any, name: str, target: Mapping[str, object], views: Mapping[str
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
     scratch = _Scratch()
-    bare = _bare(mod[name], scratch)
+    bare = _bare(_repeat_by_shuffle(mod[name]), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
     return Lowered(mod[name], scratch.size)
 
@@ -135,6 +135,31 @@ def _apply_views(func: Any, views: Mapping[str, View]) -> Any:
     )
     params = [flat[p][0] if p in flat else p for p in func.params]
     return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
+
+
+def _repeat_by_shuffle(func: Any) -> Any:
+    """Loads of the form ``x[b + lane // m]`` as one short vector load and a shuffle; LLVM would load each lane."""
+
+    def load(node: Any) -> Any:
+        index = node.indices[0] if len(node.indices) == 1 else None
+        if not (isinstance(index, tirx.Add) and isinstance(index.a, tirx.Broadcast)):
+            return node
+        lane = index.b
+        if not isinstance(lane, tirx.FloorDiv):
+            return node
+        if not (isinstance(lane.a, tirx.Ramp) and isinstance(lane.b, tirx.Broadcast)):
+            return node
+        numbers = (lane.a.base, lane.a.stride, lane.a.lanes, lane.b.value)
+        if not all(isinstance(number, tirx.IntImm | int) for number in numbers):
+            return node
+        start, stride, lanes, repeat = map(int, numbers)
+        if start != 0 or stride != 1 or lanes % repeat or lanes == repeat:
+            return node
+        short = node.source.vload([tirx.Ramp(index.a.value, 1, lanes // repeat)])
+        # TVM allows no more indices than it is given lanes, so the short vector is given several times.
+        return tirx.Shuffle([short] * repeat, [i // repeat for i in range(lanes)])
+
+    return func.with_body(tvm_ffi.structural_map(func.body, [(TensorLoad, load)]))
 
 
 class _Scratch:

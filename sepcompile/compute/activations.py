@@ -94,21 +94,8 @@ _FUNCTIONS: Mapping[str, Callable[[Expr, Params], Expr]] = {
     "log_sigmoid": _log_sigmoid,
 }
 
-# Kinds that cost about as much as a few multiplications: they may be unrolled over a whole register tile.
-_LIGHT = frozenset(
-    {
-        *("linear", "relu", "prelu", "soft_shrink", "hard_shrink", "sparse_plus", "hard_tanh", "threshold"),
-        *("sparse_sigmoid", "hard_sigmoid", "hard_silu"),
-    }
-)
-
 # Formulas that read z once, which is by far the most common case: no binding needed.
 _SINGLE_USE = frozenset({"linear", "hard_tanh", "sparse_sigmoid", "hard_sigmoid", "sigmoid", "tanh", "exponential"})
-
-
-def is_light(stage: Activation | None) -> bool:
-    """Whether the activation is cheap enough to be unrolled with the register tile that it follows."""
-    return stage is None or stage.kind in _LIGHT
 
 
 def apply(stage: Activation, z: Expr, alpha: Expr | None = None) -> Expr:

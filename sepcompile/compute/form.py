@@ -30,6 +30,14 @@ from sepcompile.ir.stages import (
 
 S = TypeVar("S", Pad, Depthwise, Pointwise, Bias)
 
+# Kinds that cost about as much as a few multiplications: they may be unrolled over a whole register tile.
+_LIGHT = frozenset(
+    {
+        *("linear", "relu", "prelu", "soft_shrink", "hard_shrink", "sparse_plus", "hard_tanh", "threshold"),
+        *("sparse_sigmoid", "hard_sigmoid", "hard_silu"),
+    }
+)
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -166,6 +174,11 @@ def _nhwc(program: Program, channels_first: bool) -> tuple[int | None, int, int,
     sizes = (b, c, a) if channels_first else (a, b, c)
     height, width, channels = (int(size or 0) for size in sizes)
     return n, height, width, channels
+
+
+def is_light(stage: Activation | None) -> bool:
+    """Whether the activation is cheap enough to be unrolled with the register tile that it follows."""
+    return stage is None or stage.kind in _LIGHT
 
 
 class _Reader:

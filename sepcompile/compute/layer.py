@@ -108,6 +108,16 @@ class Layer:
         """Depthwise output channel of a lane."""
         return clamp(block, self.record.depthwise_lanes, self.form.depthwise_channels) + lane
 
+    def input_channel(self, block: Expr, lane: Expr) -> Expr:
+        """Input channel that a lane's depthwise output channel reads."""
+        multiplier, lanes = self.form.depthwise.depth_multiplier, self.record.depthwise_lanes
+        if multiplier == 1:
+            return self.channel(block, lane)
+        if lanes % multiplier == 0:
+            # Vectors start at multiples of the multiplier, so that each lane's offset is a constant.
+            return self.channel(block, 0) // multiplier + lane // multiplier
+        return self.channel(block, lane) // multiplier
+
     def filter(self, panel: Expr, vector: Expr, lane: Expr) -> Expr:
         """Filter of a lane; the vectors that a last panel has too many compute the last filters again."""
         lanes, filters = self.record.lanes, self.form.out_channels

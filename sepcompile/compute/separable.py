@@ -12,7 +12,7 @@ from typing import Any
 from tvm import te, tirx
 
 from sepcompile.compute import activations
-from sepcompile.compute.form import Epilogue
+from sepcompile.compute.form import Epilogue, is_light
 from sepcompile.compute.kernel import Builder, KernelIR
 from sepcompile.compute.layer import Layer
 from sepcompile.ir.stages import Activation
@@ -84,9 +84,7 @@ def _padded(builder: _Builder, source: str) -> Tensor:
     def value(b: Expr, c: Expr, y: Expr, xx: Expr, lane: Expr) -> Expr:
         row = layer.row(b) * sh - form.pad_before[0] + y
         column = layer.column(b) * sw - form.pad_before[1] + xx
-        channel = layer.channel(c, lane)
-        if stage.depth_multiplier > 1:
-            channel = tirx.floordiv(channel, stage.depth_multiplier)
+        channel = layer.input_channel(c, lane)
         loaded = x[row, column, channel].astype("float32")
         if form.pre is not None:
             loaded = activations.apply(form.pre, loaded, alpha and alpha(row, column, channel))
@@ -131,7 +129,7 @@ def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
         return te.sum(left * weights[panel, k, j, lane], [k])
 
     sums = te.compute(layer.panel_shape, product, "G")
-    if not activations.is_light(form.final.activation):
+    if not is_light(form.final.activation):
         held = sums
         sums = te.compute(layer.panel_shape, lambda *index: held(*index), "GC")
     finish = _epilogue(builder, form.final, form.out_channels)

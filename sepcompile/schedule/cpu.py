@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule as Transform
 
-from sepcompile.compute.activations import is_light
+from sepcompile.compute.form import is_light
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
 

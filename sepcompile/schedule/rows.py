@@ -1,4 +1,4 @@
-"""Schedules of the helper kernels: row-wise activations and transposes."""
+"""The schedule of row-wise activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from tvm.s_tir import Schedule as Transform
 from tvm.tirx import IterVar
 
 from sepcompile.compute.kernel import KernelIR
-from sepcompile.compute.relayout import Relayout
 from sepcompile.compute.rowwise import Rows
 
 
@@ -26,16 +25,6 @@ def schedule_rowwise(kernel: KernelIR, rows: Rows) -> Any:
     s.parallel(task)
     for stage in stages:
         _schedule_stage(s, stage, rows)
-    return s.mod["main"]
-
-
-def schedule_relayout(kernel: KernelIR, shape: Relayout) -> Any:
-    """Scheduled PrimFunc of a transpose; the rows of a tile are unrolled and its columns vectorized."""
-    s = Transform(kernel.func)
-    task, _, i, j = s.get_loops(s.get_sblock("O"))
-    s.unroll(i)
-    s.vectorize(j)
-    s.parallel(task)
     return s.mod["main"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sepcompile.compute.form import Form
+from sepcompile.compute.form import Form, is_light
 from sepcompile.compute.record import Schedule
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
@@ -50,10 +50,13 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
 def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     kh, kw = form.depthwise.kernel_size
     tile = _depthwise_tile(form, machine)
-    small = max(kh, kw) <= 3 and not tile.staged
     rows, columns = _depthwise_block(form, machine)
-    tile_rows = min(2, rows) if small and kh > 1 else 1
-    width = (2 if tile_rows > 1 else 4) if small else tile.columns
+    # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers.
+    tile_rows = min(2, rows) if kh > 1 and max(kh, kw) <= 5 and not tile.staged else 1
+    width = machine.vector_registers // 8 if tile_rows > 1 else tile.columns
+    if not is_light(form.final.activation):
+        # The unrolled activation needs registers beside the accumulators.
+        width = min(width, machine.vector_registers // 4)
     return Schedule(
         lanes=_lanes(form.out_channels, machine),
         depthwise_lanes=_lanes(form.depthwise_channels, machine),
@@ -76,8 +79,13 @@ def _lanes(channels: int, machine: Machine) -> int:
 
 
 def _splits(form: Form, machine: Machine) -> bool:
-    """Whether the pointwise weights are too large for L2, so that each panel must be read once for the whole image."""
-    return form.depthwise_channels * form.out_channels * 4 > machine.l2_bytes * 0.6
+    """Whether the depthwise result of the whole image goes to memory before the pointwise stage starts.
+
+    It pays where that result stays in L2, and where the weights do not, so that each panel must be read once only.
+    """
+    between = form.out_height * form.out_width * form.depthwise_channels * 4
+    weights = form.depthwise_channels * form.out_channels * 4
+    return between <= machine.l2_bytes * 0.45 or weights > machine.l2_bytes * 0.6
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,9 @@ def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     kw = form.depthwise.kernel_size[1]
     staged = kw >= LONG_KERNEL or form.depthwise.depth_multiplier > 1
     columns = machine.vector_registers // 4 - 1 if not staged else machine.vector_registers // 3
+    if form.depthwise.dilation_rate[1] > 1 and not staged:
+        # Neighbouring outputs share no input, and each tap's bounds are tested for each output of the tile.
+        columns = 2
     taps = kw if kw < LONG_KERNEL else _window(kw)
     return _DepthwiseTile(columns, taps, staged)
 
@@ -168,4 +179,6 @@ def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
     if form.out_height == 1:
         return 1, _even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
-    return _even_tile(form.out_height, 4 if form.out_height >= 16 else 2), form.out_width
+    # Many rows a block for reuse of the rows that two tiles read, but a whole number of blocks for each core.
+    blocks = machine.cores * max(1, form.out_height // (14 * machine.cores))
+    return -(-form.out_height // blocks), form.out_width
