@@ -95,7 +95,7 @@ def resolve(name: object, module: object, label: str) -> Resolved:
     match = _DOTTED.fullmatch(name)
     prefix, short = (match["module"], match["name"]) if match else (None, name)
     for text in (prefix, module):
-        _check_module(text, label)
+        check_module(text, label)
     cls = CLASSES.get(ALIASES.get(short, short))
     if cls is None:
         if short in _OTHER_KERAS:
@@ -119,7 +119,8 @@ def module_generation(module: object) -> str | None:
     return "keras2" if module.startswith(("tf_keras", "tensorflow.python.keras", "tf.compat.v1")) else None
 
 
-def _check_module(module: object, label: str) -> None:
+def check_module(module: object, label: str) -> None:
+    """``module`` is null or a Keras layers module; a class elsewhere is somebody's own. Raises ``ConfigError``."""
     if module is None or (isinstance(module, str) and _MODULE.fullmatch(module)):
         return
     raise ConfigError(f"{label}: module={show(module)}: expected null or a Keras layers module such as 'keras.layers'")

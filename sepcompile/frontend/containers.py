@@ -22,7 +22,7 @@ from sepcompile.frontend.values import show
 
 # All arrays of one file together.
 MAX_BYTES = 2**31
-MAX_MEMBERS = 256
+MAX_MEMBERS = 16_384
 _SAFETENSORS = {
     "F64": "<f8",
     "F32": "<f4",

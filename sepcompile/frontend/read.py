@@ -75,7 +75,7 @@ def read_layer(
     program = build_program(parsed.layer, parsed.input_shape)
     wanted = layer_slots(parsed.layer, parsed.input_shape)
     given = weights if weights is not None else parsed.weights
-    arrays, drawn = load(given, wanted, parsed.layer.where, _seed(seed))
+    arrays, drawn = load(given, wanted, parsed.layer.where, checked_seed(seed))
     verify_weights(program, arrays)
     notes = parsed.notes
     if drawn:
@@ -119,7 +119,8 @@ def _label(source: Source) -> str:
     return str(origin(source.cls, source.config, source.label))
 
 
-def _seed(seed: object) -> int:
+def checked_seed(seed: object) -> int:
+    """A seed for weights that are drawn. Raises ``ConfigError``."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed={show(seed)}: expected an integer >= 0")
     return seed

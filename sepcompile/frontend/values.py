@@ -56,19 +56,26 @@ def fail(where: Origin, value: object, expected: str) -> NoReturn:
     raise ConfigError(f"{where}={show(value)}: expected {expected}")
 
 
-def plain(value: object, where: Origin) -> Any:
+def plain(value: object, where: Origin, depth: int = MAX_DEPTH, nodes: int = MAX_NODES) -> Any:
     """``value`` as JSON types only: tuples become lists, NumPy scalars Python's; anything else is refused.
 
     Bounded in depth and in nodes, so that a recursive or huge structure is an error and not a crash.
     """
-    budget = [MAX_NODES]
-    return _plain(value, where, 0, budget)
+    budget = [nodes]
+    try:
+        return _plain(value, where, depth, budget)
+    except _TooMuchError:
+        raise ConfigError(f"{where}: nested deeper than {depth} levels or more than {nodes} values") from None
+
+
+class _TooMuchError(Exception):
+    """A structure beyond the bounds."""
 
 
 def _plain(value: object, where: Origin, depth: int, budget: list[int]) -> Any:
     budget[0] -= 1
-    if depth > MAX_DEPTH or budget[0] < 0:
-        raise ConfigError(f"{where}: nested deeper than {MAX_DEPTH} levels or more than {MAX_NODES} values")
+    if depth < 0 or budget[0] < 0:
+        raise _TooMuchError
     if value is None or isinstance(value, bool | str):
         return value if value is None or isinstance(value, bool) else str(value)
     if isinstance(value, np.bool_ | np.integer | np.floating):
@@ -76,9 +83,9 @@ def _plain(value: object, where: Origin, depth: int, budget: list[int]) -> Any:
     if isinstance(value, bool | int | float):
         return value if isinstance(value, bool) else _number(value, where)
     if isinstance(value, Mapping):
-        return {_key(k, where): _plain(v, at(where, _key(k, where)), depth + 1, budget) for k, v in value.items()}
+        return {_key(k, where): _plain(v, at(where, _key(k, where)), depth - 1, budget) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, at(where, str(i)), depth + 1, budget) for i, item in enumerate(value)]
+        return [_plain(item, at(where, str(i)), depth - 1, budget) for i, item in enumerate(value)]
     fail(where, value, "plain data (None, bool, int, float, str, list, dict), not a Python object")
 
 
