@@ -12,6 +12,8 @@ from sepcompile.targets import Machine
 
 # A fused multiply-add's result can be used four cycles later on every x86 core since Skylake and Zen.
 FMA_LATENCY = 4
+# Below this a layer takes a few microseconds, and a second join of threads shows.
+SMALL_MACS = 2_000_000
 # Kernels of this many columns and more read each input often enough to pay for a padded copy of it.
 LONG_KERNEL = 8
 
@@ -42,7 +44,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
         tile_pixels=tile.pixels,
         tile_vectors=tile.vectors,
         k_unroll=4,
-        order="panel" if split else "pixel",
+        order="panel" if split and _prefers_panels(form, machine, tile) else "pixel",
         split=split,
     )
 
@@ -53,7 +55,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     rows, columns = _depthwise_block(form, machine)
     # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers.
     tile_rows = min(2, rows) if kh > 1 and max(kh, kw) <= 5 and not tile.staged else 1
-    width = machine.vector_registers // 8 if tile_rows > 1 else tile.columns
+    width = 4 if tile_rows > 1 else tile.columns
     if not is_light(form.final.activation):
         # The unrolled activation needs registers beside the accumulators.
         width = min(width, machine.vector_registers // 4)
@@ -81,11 +83,24 @@ def _lanes(channels: int, machine: Machine) -> int:
 def _splits(form: Form, machine: Machine) -> bool:
     """Whether the depthwise result of the whole image goes to memory before the pointwise stage starts.
 
-    It pays where that result stays in L2, and where the weights do not, so that each panel must be read once only.
+    It pays where that result stays in L2, and where the weights do not, so that each panel must be read once only. A
+    small layer is better off with a single kernel: two mean two joins of the threads.
     """
+    if form.macs < SMALL_MACS:
+        return False
     between = form.out_height * form.out_width * form.depthwise_channels * 4
     weights = form.depthwise_channels * form.out_channels * 4
-    return between <= machine.l2_bytes * 0.45 or weights > machine.l2_bytes * 0.6
+    return between <= machine.l2_bytes * 0.3 or weights > machine.l2_bytes * 0.6
+
+
+def _prefers_panels(form: Form, machine: Machine, tile: _Tile) -> bool:
+    """Whether a split layer walks weight panels in its outer loop: always where they do not stay in L2.
+
+    Panels are also its tasks then, so there must be enough of them for every core.
+    """
+    lanes = _lanes(form.out_channels, machine)
+    panels = -(-form.out_channels // (lanes * tile.vectors))
+    return form.depthwise_channels * form.out_channels * 4 > machine.l2_bytes * 0.6 or panels >= 4 * machine.cores
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,10 @@ class _DepthwiseTile:
 def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     kw = form.depthwise.kernel_size[1]
     staged = kw >= LONG_KERNEL or form.depthwise.depth_multiplier > 1
-    columns = machine.vector_registers // 4 - 1 if not staged else machine.vector_registers // 3
+    # Accumulators enough to hide the latency of two FMA ports; a long kernel's window has taps to reload besides.
+    columns = min(7, machine.vector_registers // 2 - 2)
+    if staged or kw >= 7:
+        columns = 10 if staged else max(8, machine.vector_registers // 2 - 2)
     if form.depthwise.dilation_rate[1] > 1 and not staged:
         # Neighbouring outputs share no input, and each tap's bounds are tested for each output of the tile.
         columns = 2
@@ -142,7 +160,7 @@ def _block_cost(form: Form, machine: Machine, block: tuple[int, int], split: boo
     # Too few tasks leave threads idle; too small blocks pay the loops' start-up more often.
     balance = 1.0 if split else -(-count // machine.cores) * machine.cores / count
     small = 1.0 + 4.0 / pixels
-    return waste * tile.cost * cache * (0.7 + 0.3 * balance) * small
+    return waste * tile.cost * cache * (0.5 + 0.5 * balance) * small
 
 
 @dataclass(frozen=True)
@@ -171,7 +189,8 @@ def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) 
     loads = (height + width) / 2
     # The weight vectors stream from L2 at about half a vector a cycle.
     stream = 2.0 * width
-    cycles = max(fma, loads, stream, FMA_LATENCY) + 0.1
+    # One accumulator more per port than the latency needs, or every delay of a load stalls the multipliers.
+    cycles = max(fma, loads, stream, FMA_LATENCY + 1) + 0.2
     count = -(-pixels // height) * -(-vectors // width)
     return _Tile(height, width, count * cycles / (pixels * vectors))
 
