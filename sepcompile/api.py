@@ -1,4 +1,4 @@
-"""The public functions: compile a layer, load an artifact, look into one."""
+"""The public functions: compile a layer or a model, load an artifact, look into one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sepcompile.codegen.plan import Compiled
     from sepcompile.compute.record import Schedule
     from sepcompile.frontend import ImportedLayer
+    from sepcompile.frontend.model import ModelReport
     from sepcompile.runtime.layer import Layer
     from sepcompile.runtime.manifest import Manifest
     from sepcompile.runtime.results import SelfTest, VerifyReport
@@ -27,16 +28,20 @@ _PRECISIONS = ("float32",)
 
 @dataclass(frozen=True)
 class Artifact:
-    """A written artifact. ``notes`` are remarks for the user, such as that the weights were drawn."""
+    """A written artifact. ``notes`` are remarks for the user, such as that the weights were drawn.
+
+    Of a model, ``path`` is the folder that holds the artifacts of its blocks, which are in ``parts``.
+    """
 
     path: Path
     name: str
     targets: tuple[str, ...]
     weights_drawn: bool
     notes: tuple[str, ...]
+    parts: tuple[Artifact, ...] = ()
 
     def load(self, threads: int | None = None) -> Layer:
-        """The layer, ready to be called; see ``load``."""
+        """The layer, ready to be called; see ``load``. Of a model, each of its ``parts`` is loaded by itself."""
         return load(self.path, threads=threads)
 
 
@@ -50,14 +55,16 @@ def compile(
     schedule: Schedule | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
+    layers: str | Sequence[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
 ) -> Artifact:
-    """Compile one layer into an artifact folder.
+    """Compile one layer into an artifact folder, or the separable blocks of a model into one folder each.
 
     Args:
         layer: a Keras config (``get_config()`` or ``{"class_name", "config"}``), JSON text, a JSON file's path, or a
-            live Keras layer.
+            live Keras layer. Or a model: a ``.keras`` or ``.h5`` file, JSON of ``to_json()``, or a live Keras model;
+            see ``sepcompile.models.compile_model``.
         input_shape: Keras's shape with the batch first, None for a dynamic batch; optional where the source says it.
         target: a name from ``list_targets()``, ``"native"``, the path of a target file, or several of them, one variant
             each in the same artifact.
@@ -66,22 +73,33 @@ def compile(
         keras_version: "2", "3", "3.15": only where the source does not say and it matters.
         precision: what the kernel computes in. Input and output follow the layer's dtype policy.
         schedule: overrides the heuristic, for every target.
-        output: the artifact's folder; ``build/<layer name>`` if None.
+        output: the artifact's folder; ``build/<layer name>`` if None. Of a model, the folder of its artifacts;
+            ``build`` if None.
+        layers: of a model, patterns such as ``"block_*"`` that pick some of its layers.
         cache: where compiled kernels are kept: True for the user's cache folder, a path, or False.
 
     Raises:
         ConfigError, WeightError, UnsupportedError, TargetError, ScheduleError: the input cannot be compiled as given.
         CompileError: code generation failed. ArtifactError: ``output`` cannot be written.
     """
-    from sepcompile.errors import UnsupportedError
+    from sepcompile.errors import ConfigError, UnsupportedError
     from sepcompile.frontend import read_layer
+    from sepcompile.frontend.model import is_model
 
     if precision not in _PRECISIONS:
         raise UnsupportedError(f"precision={precision!r} is not supported; accepted: {', '.join(_PRECISIONS)}")
-    targets = _targets(target)
+    if is_model(layer):
+        from sepcompile.models import compile_model
+
+        return compile_model(
+            layer, input_shape, target, weights, keras_version, schedule, output, layers=layers, seed=seed, cache=cache
+        )
+    if layers is not None:
+        raise ConfigError(f"layers={layers!r} is for a model; one layer was given")
+    targets = find_targets(target)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
     name = imported.program.name
-    return _write(imported, targets, schedule, Path(output) if output is not None else Path("build") / name, cache)
+    return write_layer(imported, targets, schedule, Path(output) if output is not None else Path("build") / name, cache)
 
 
 def compile_texts(
@@ -99,7 +117,7 @@ def compile_texts(
     from sepcompile.frontend import read_layer
     from sepcompile.ir.printer import to_text
 
-    chosen = _targets(target)
+    chosen = find_targets(target)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version)
     (compiled,) = _compiled(imported, chosen, schedule, cache=False, texts=True)
     return {"ir": to_text(imported.program), "tir": compiled.tir, "asm": compiled.assembly}
@@ -134,8 +152,37 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     return verify_artifact(path)
 
 
-def inspect(path: str | os.PathLike[str]) -> Manifest:
-    """The checked manifest of an artifact. Raises ``ArtifactError``."""
+def inspect(source: object) -> Manifest | ModelReport:
+    """Look into an artifact or a model.
+
+    Returns the checked manifest of an artifact's folder, or a report on every layer of a model (as ``compile`` takes
+    it): what it is, whether it compiles, and why not. Raises ``ArtifactError`` for an artifact, ``ConfigError``,
+    ``WeightError`` or ``UnsupportedError`` for a model.
+    """
+    from sepcompile.errors import ConfigError
+
+    if isinstance(source, str | os.PathLike) and _is_folder(source):
+        return manifest(source)  # without the frontend, which a device need not have
+    from sepcompile.frontend.model import is_model
+
+    if is_model(source):
+        from sepcompile.models import inspect_model
+
+        return inspect_model(source)
+    if isinstance(source, str | os.PathLike):
+        return manifest(source)
+    raise ConfigError(f"inspect({type(source).__name__}): expected an artifact's folder or a model")
+
+
+def _is_folder(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False  # a text too long to be a path
+
+
+def manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The checked manifest of an artifact's folder. Raises ``ArtifactError``."""
     from sepcompile.runtime.loader import read_manifest
 
     return read_manifest(path)
@@ -148,7 +195,8 @@ def list_targets() -> tuple[Target, ...]:
     return targets.list_targets()
 
 
-def _targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...]:
+def find_targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...]:
+    """The targets behind ``compile``'s argument. Raises ``TargetError``."""
     from sepcompile.errors import TargetError
     from sepcompile.targets import get_target
 
@@ -160,13 +208,14 @@ def _targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...]:
     return tuple(found.values())
 
 
-def _write(
+def write_layer(
     imported: ImportedLayer,
     targets: tuple[Target, ...],
     schedule: Schedule | None,
     output: Path,
     cache: str | os.PathLike[str] | bool,
 ) -> Artifact:
+    """Compile a layer or block that the frontend has read into the folder ``output``."""
     from sepcompile.codegen.artifact import link_variant, write_artifact
     from sepcompile.codegen.cache import tool_versions
     from sepcompile.ir.printer import to_text

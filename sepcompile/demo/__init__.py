@@ -81,7 +81,7 @@ def _run_layer(net: str, layer: str, config: dict[str, Any], output: Path, threa
     artifact = api.compile(config, output=output, cache=cache)
     seconds = time.perf_counter() - start
     report = api.verify(artifact.path)
-    manifest = api.inspect(artifact.path)
+    manifest = api.manifest(artifact.path)
     loaded = artifact.load(threads=threads)
     (variant,) = manifest.variants
     test = report.variants[0].selftest

@@ -55,7 +55,7 @@ def command(
             schedule=record, output=output, seed=seed, cache=not no_cache,
         )  # fmt: skip
     seconds = time.perf_counter() - start
-    manifest = api.inspect(artifact.path)
+    manifest = api.manifest(artifact.path)
     if as_json:
         _print_json(artifact, manifest, seconds)
     else:

@@ -61,7 +61,7 @@ def _inspect_artifact(path: str, wanted: tuple[str, ...], target: str | None, as
         raise click.UsageError("--tir and --asm come from compiling: give the layer's config instead of the artifact")
     from sepcompile import api
 
-    manifest = api.inspect(Path(path).parent if Path(path).name == "manifest.json" else path)
+    manifest = api.manifest(Path(path).parent if Path(path).name == "manifest.json" else path)
     variants = _variants(manifest, target)
     if as_json:
         document = json.loads((manifest.path / "manifest.json").read_bytes())
