@@ -11,19 +11,21 @@
     ├── CompileError                 code generation, the C compiler or the linker failed
     ├── ArtifactError                an artifact is damaged, of another version or for another machine
     ├── InputError(ValueError)       a tensor handed to a compiled layer does not fit it
+    ├── DeviceError                  a GPU or its driver failed: too little memory, a failed launch
     └── TuningError                  a search, a measurement or the tuning database failed
 
 Every message says which layer, which field and which value, and what would be accepted.
-The emitted loader carries ``ArtifactError`` and ``InputError`` of its own (``sepcompile.runtime.errors``),
+The emitted loader carries ``ArtifactError``, ``InputError`` and ``DeviceError`` of its own (``sepcompile.runtime.errors``),
 which are the same classes here.
 """
 
-from sepcompile.runtime.errors import ArtifactError, InputError, SepcompileError
+from sepcompile.runtime.errors import ArtifactError, DeviceError, InputError, SepcompileError
 
 __all__ = [
     "ArtifactError",
     "CompileError",
     "ConfigError",
+    "DeviceError",
     "InputError",
     "ScheduleError",
     "SepcompileError",

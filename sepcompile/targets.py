@@ -7,6 +7,7 @@ result, and the machine model that schedules are chosen by. Adding a target is w
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from sepcompile.errors import TargetError
 from sepcompile.runtime import cpu
 
-FAMILIES = ("x86",)
+FAMILIES = ("x86", "cuda")
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,35 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What CUDA schedules are chosen by: the GPU's multiprocessors and what each of them has.
+
+    ``shared_bytes`` and ``threads`` are per multiprocessor; ``bandwidth_gbs`` is device memory's, ``fp32_gflops`` the
+    ordinary cores' and ``tensor_gflops`` the tensor cores' rate for float16.
+    """
+
+    multiprocessors: int
+    shared_bytes: int
+    threads: int
+    l2_bytes: int
+    bandwidth_gbs: int
+    fp32_gflops: int
+    tensor_gflops: int
+
+    def one_thread(self) -> Machine:
+        """The machine as one of its threads sees it, in the terms of a CPU."""
+        return Machine(32, 255, 1, self.multiprocessors, self.shared_bytes, self.l2_bytes, self.l2_bytes)
+
+
+@dataclass(frozen=True)
 class Target:
     """A target read from its TOML file.
 
     ``tvm`` is TVM's target dict, ``requires`` the CPU feature flags (as /proc/cpuinfo spells them), ``triple`` what zig
     links for, ``arch`` the machine's name in ``platform.machine()``.
+
+    A target of the family ``cuda`` has a ``gpu``, and ``images``: the cubins (``sm_90``) and PTX (``compute_75``) that
+    its artifacts carry; its ``arch`` is ``cuda``, and nothing is linked.
     """
 
     name: str
@@ -57,6 +82,8 @@ class Target:
     requires: tuple[str, ...]
     machine: Machine
     example_devices: tuple[str, ...] = ()
+    gpu: Gpu | None = None
+    images: tuple[str, ...] = ()
 
 
 def folder() -> Path:
@@ -127,6 +154,8 @@ def read_target(path: Path) -> Target:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TargetError(f"target file {path}: {error}") from error
     reader = _Table(str(path), data)
+    if data.get("family") == "cuda":
+        return _read_cuda(path, reader)
     machine, requires, link = reader.table("machine"), reader.table("requires"), reader.table("link")
     target = Target(
         name=path.stem,
@@ -143,6 +172,30 @@ def read_target(path: Path) -> Target:
         table.done()
     if target.family not in FAMILIES:
         raise TargetError(f"target file {path}: family={target.family!r} must be one of {', '.join(FAMILIES)}")
+    return target
+
+
+def _read_cuda(path: Path, reader: _Table) -> Target:
+    table, compiler = reader.table("gpu"), reader.table("nvrtc")
+    gpu = Gpu(**{name: table.integer(name) for name in Gpu.__dataclass_fields__})
+    target = Target(
+        name=path.stem,
+        family=reader.text("family"),
+        description=reader.text("description"),
+        arch="cuda",
+        triple="none",
+        tvm={"kind": "cuda"},
+        requires=(),
+        machine=gpu.one_thread(),
+        example_devices=reader.texts("example_devices"),
+        gpu=gpu,
+        images=compiler.texts("images"),
+    )
+    for part in (reader, table, compiler):
+        part.done()
+    wrong = [image for image in target.images if not re.fullmatch(r"(sm|compute)_[0-9]{2,3}", image)]
+    if wrong or not target.images:
+        raise TargetError(f"target file {path}: images={list(target.images)} must be like 'sm_90' or 'compute_75'")
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from sepcompile.codegen.entry import ENTRY_ABI, symbol_name, weight_order
 from sepcompile.codegen.folder import write_folder
 from sepcompile.codegen.link import link_library
 from sepcompile.codegen.manifest import VariantRecord, manifest_text
-from sepcompile.codegen.plan import Compiled, Plan
+from sepcompile.codegen.plan import Compiled, Launch, Plan
 from sepcompile.codegen.tensors import TensorFile, write_tensors
 from sepcompile.errors import ArtifactError, CompileError
 from sepcompile.ir.stages import TensorSpec
@@ -43,12 +43,17 @@ class LinkedVariant:
     weights: Mapping[str, np.ndarray]
     schedule: Mapping[str, object]
     schedule_source: str
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    launches: tuple[Launch, ...] = ()
 
 
 def link_variant(
     compiled: Compiled, *, name: str, family: str, arch: str, triple: str, requires: Sequence[str]
 ) -> LinkedVariant:
-    """Links ``compiled`` for the artifact of layer ``name``. Raises ``CompileError``."""
+    """Links ``compiled`` for the artifact of layer ``name``; images for GPUs stay as they are.
+
+    Raises ``CompileError``.
+    """
     symbol = symbol_name(name)
     return LinkedVariant(
         target=compiled.target,
@@ -56,11 +61,13 @@ def link_variant(
         arch=arch,
         requires=tuple(requires),
         symbol=symbol,
-        library=link_library(compiled, name=symbol, triple=triple),
+        library=b"" if compiled.images else link_library(compiled, name=symbol, triple=triple),
         plan=compiled.plan,
         weights=compiled.weights,
         schedule=compiled.schedule,
         schedule_source=compiled.schedule_source,
+        images=dict(compiled.images),
+        launches=compiled.launches,
     )
 
 
@@ -89,7 +96,10 @@ def write_artifact(
     arrays, keys = _shared_weights(ordered)
     records = [_record(variant, place, keys[variant.target]) for variant, place in _libraries(ordered)]
     weights = write_tensors(arrays)
-    files = {variant.library: linked.library for variant, linked in zip(records, ordered, strict=True)}
+    files: dict[str, bytes] = {}
+    for record, linked in zip(records, ordered, strict=True):
+        images = {record.images[arch]: image for arch, image in linked.images.items()}
+        files |= images or {record.library: linked.library}
     files[WEIGHTS] = weights.data
     files[SELFTEST] = _selftest_file(selftest, input)
     texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn)
@@ -168,8 +178,14 @@ def _libraries(variants: Sequence[LinkedVariant]) -> list[tuple[LinkedVariant, s
         while folder.lower() in taken:
             folder += "_"
         taken.add(folder.lower())
-        placed.append((variant, f"{folder}/lib{variant.symbol}.so"))
+        name = _image_name(variant.symbol, next(iter(variant.images))) if variant.images else f"lib{variant.symbol}.so"
+        placed.append((variant, f"{folder}/{name}"))
     return placed
+
+
+def _image_name(symbol: str, arch: str) -> str:
+    """The file of an image: PTX (``compute_75``) is text for the driver, anything else a cubin."""
+    return f"{symbol}.{arch}.{'ptx' if arch.startswith('compute_') else 'cubin'}"
 
 
 def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> VariantRecord:
@@ -185,6 +201,8 @@ def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> Va
         schedule_source=variant.schedule_source,
         weights=variant.weights,
         keys=keys,
+        images={arch: f"{Path(library).parent}/{_image_name(variant.symbol, arch)}" for arch in variant.images},
+        launches=variant.launches,
     )
 
 
@@ -204,7 +222,8 @@ def _texts(
     weights: TensorFile,
     weights_drawn: bool,
 ) -> dict[str, str]:
-    """The files that templates give, by their paths."""
+    """The files that templates give, by their paths. The C API is for CPUs: without any, there is none."""
+    on_cpus = [record for record in records if not record.images]
     values: dict[str, object] = {
         "name": name,
         "symbol": symbol,
@@ -217,14 +236,16 @@ def _texts(
         "y_type": _C_TYPES[output.dtype],
         "x_size": _elements(input),
         "y_size": _elements(output),
-        "variants": [_template_variant(record, weights) for record in records],
+        "variants": [_template_variant(record, weights) for record in on_cpus or records],
         "weight_slots": max(1, *(len(record.weights) for record in records)),
         "weights_drawn": weights_drawn,
     }
-    return {
+    texts = {
         "__init__.py": render("init.py.j2", **values),
         "loader.py": render("loader.py.j2", **values),
         "README.md": render("artifact.md.j2", **values),
+    }
+    return texts if not on_cpus else texts | {
         f"include/{symbol}.h": render("header.h.j2", **values),
         "src/example.c": render("example.c.j2", **values),
     }

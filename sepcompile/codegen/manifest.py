@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from sepcompile.codegen.entry import ENTRY_ABI
-from sepcompile.codegen.plan import Plan
+from sepcompile.codegen.plan import Launch, Plan
 from sepcompile.codegen.tensors import dtype_code
 from sepcompile.errors import CompileError
 from sepcompile.ir.stages import TensorSpec
+from sepcompile.runtime.cuda_manifest import CUDA_ABI
 from sepcompile.runtime.manifest import FORMAT, FORMAT_VERSION
 
 
@@ -32,6 +33,8 @@ class VariantRecord:
     schedule_source: str
     weights: Mapping[str, np.ndarray]
     keys: Mapping[str, str]
+    images: Mapping[str, str] = field(default_factory=dict)
+    launches: tuple[Launch, ...] = ()
 
 
 def manifest_text(
@@ -83,7 +86,7 @@ def _variant(variant: VariantRecord) -> dict[str, object]:
         "arch": variant.arch,
         "requires": sorted(variant.requires),
         "library": variant.library,
-        "entry": {"symbol": variant.symbol, "abi": ENTRY_ABI},
+        "entry": {"symbol": variant.symbol, "abi": CUDA_ABI if variant.images else ENTRY_ABI},
         "plan": _plan(variant.plan),
         "schedule": dict(variant.schedule),
         "schedule_source": variant.schedule_source,
@@ -91,7 +94,13 @@ def _variant(variant: VariantRecord) -> dict[str, object]:
             name: {"key": variant.keys[name], "dtype": dtype_code(array.dtype), "shape": list(array.shape)}
             for name, array in variant.weights.items()
         },
-    }
+    } | _cuda(variant)
+
+
+def _cuda(variant: VariantRecord) -> dict[str, object]:
+    if not variant.images:
+        return {}
+    return {"cuda": {"images": dict(variant.images), "launches": [asdict(launch) for launch in variant.launches]}}
 
 
 def _plan(plan: Plan) -> dict[str, object]:

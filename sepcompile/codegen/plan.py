@@ -36,13 +36,37 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """How a step's kernel is launched on a GPU for ``batch`` images.
+
+    ``rows`` = batch * ``unit``; the grid is ceil(rows / ``tile``) * ``times`` blocks along x and ``grid_y`` along y.
+    The step's operands are the kernel's parameters in order; among them ``"rows"`` and ``"blocks"`` are int32 scalars,
+    the latter the number of blocks along x. ``most_batch``: more images would overflow the kernel's int32 indices.
+    """
+
+    unit: int
+    tile: int
+    times: int
+    grid_y: int
+    block: tuple[int, int, int]
+    shared_bytes: int
+    most_batch: int
+
+
+@dataclass(frozen=True)
 class CompiledKernels:
-    """Object code of a layer's kernels and how to call them; ``tir`` and ``assembly`` are texts for ``inspect``."""
+    """Object code of a layer's kernels and how to call them; ``tir`` and ``assembly`` are texts for ``inspect``.
+
+    A GPU has no object code but ``images``, cubins by architecture (``sm_90``) and PTX (``compute_75``), and a launch
+    for each step.
+    """
 
     plan: Plan
     object_code: bytes
     tir: str = ""
     assembly: str = ""
+    launches: tuple[Launch, ...] = ()
+    images: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,3 +81,5 @@ class Compiled:
     schedule_source: str
     tir: str = ""
     assembly: str = ""
+    launches: tuple[Launch, ...] = ()
+    images: tuple[tuple[str, bytes], ...] = ()

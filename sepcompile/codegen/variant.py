@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 from sepcompile.codegen.cache import CompileCache, source_digest, tool_versions
 from sepcompile.codegen.plan import Compiled, CompiledKernels
 from sepcompile.codegen.worker import Job, Worker
+from sepcompile.compute import cuda_packing
+from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.compute.form import Form, read_form
 from sepcompile.compute.layer import Layer
 from sepcompile.compute.packing import pack_weights
 from sepcompile.compute.record import Schedule
+from sepcompile.errors import ScheduleError
 from sepcompile.ir.passes import canonicalize, fold_scale_shift
 from sepcompile.ir.stages import Program
-from sepcompile.schedule import choose
+from sepcompile.schedule import choose, cuda
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Target
 
 Weights = Mapping[str, NDArray[np.float32]]
+AnySchedule = Schedule | CudaSchedule
 
 
 def compile_variant(
@@ -32,7 +36,7 @@ def compile_variant(
     symbol: str,
     worker: Worker,
     cache: CompileCache | None = None,
-    schedule: Schedule | None = None,
+    schedule: AnySchedule | None = None,
     texts: bool = False,
 ) -> Compiled:
     """Compile ``program`` for one target; ``symbol`` starts every kernel's name.
@@ -42,20 +46,41 @@ def compile_variant(
     ``CompileError`` where code generation fails.
     """
     form, folded = read_program(program, weights)
-    if schedule is not None:
-        check_record(schedule, form, target.machine)
-    record = schedule or choose(form, target)
+    record = _record(form, target, schedule, program.batch)
     kernels = _kernels(Job(form, record, target, symbol, texts), worker, cache)
     return Compiled(
         target=target.name,
         plan=kernels.plan,
         object_code=kernels.object_code,
-        weights=pack_weights(Layer(form, record), folded),
+        weights=_packed(form, record, folded),
         schedule=record.to_json(),
         schedule_source="heuristic" if schedule is None else "given",
         tir=kernels.tir,
         assembly=kernels.assembly,
+        launches=kernels.launches,
+        images=kernels.images,
     )
+
+
+def _record(form: Form, target: Target, given: AnySchedule | None, batch: int | None) -> AnySchedule:
+    """The given record, checked, or the heuristic's; one for a GPU depends on the batch as well."""
+    if target.gpu is not None:
+        if isinstance(given, Schedule):
+            raise ScheduleError(f"schedule: a record for CPUs was given for target {target.name!r}")
+        if given is not None:
+            cuda.check_record(given, form)
+        return given or cuda.choose(form, target.gpu, batch)
+    if isinstance(given, CudaSchedule):
+        raise ScheduleError(f"schedule: a record for GPUs was given for target {target.name!r}")
+    if given is not None:
+        check_record(given, form, target.machine)
+    return given or choose(form, target)
+
+
+def _packed(form: Form, record: AnySchedule, weights: Weights) -> dict[str, NDArray[np.float32]]:
+    if isinstance(record, CudaSchedule):
+        return cuda_packing.pack_weights(form, record, weights)
+    return pack_weights(Layer(form, record), weights)
 
 
 def read_program(program: Program, weights: Weights) -> tuple[Form, dict[str, NDArray[np.float32]]]:
@@ -76,7 +101,10 @@ def _kernels(job: Job, worker: Worker, cache: CompileCache | None) -> CompiledKe
 
 def _key(job: Job) -> str:
     """Everything that decides the kernels, as text: a stage's origin is not part of its repr."""
-    target = {"name": job.target.name, "tvm": dict(job.target.tvm), "lanes": job.target.machine.float_lanes}
+    target = {
+        "name": job.target.name, "tvm": dict(job.target.tvm), "lanes": job.target.machine.float_lanes,
+        "images": job.target.images,
+    }  # fmt: skip
     parts = {
         "form": repr(job.form),
         "schedule": job.record.to_json(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import pickle
 import select
@@ -22,6 +23,7 @@ from functools import cache
 from typing import IO, Any
 
 from sepcompile.codegen.plan import CompiledKernels
+from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
 from sepcompile.errors import CompileError, SepcompileError
@@ -36,7 +38,7 @@ class Job:
     """What the worker needs to compile one variant."""
 
     form: Form
-    record: Schedule
+    record: Schedule | CudaSchedule
     target: Target
     symbol: str
     texts: bool = False
@@ -139,7 +141,8 @@ def serve() -> None:
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # TVM and LLVM print to standard output; it must not reach the pipe.
     os.dup2(2, 1)
-    from sepcompile.codegen.lower import compile_form
+    # TVM is imported before the first job comes.
+    importlib.import_module("sepcompile.codegen.lower")
 
     while True:
         try:
@@ -147,12 +150,23 @@ def serve() -> None:
         except EOFError:
             return
         try:
-            answer: object = compile_form(job.form, job.record, job.target, symbol=job.symbol, texts=job.texts)
+            answer: object = _compile(job)
         except SepcompileError as error:
             answer = error
         except Exception as error:
             answer = CompileError(f"{job.symbol}: {type(error).__name__}: {error}")
         _send(sink, answer)
+
+
+def _compile(job: Job) -> CompiledKernels:
+    if isinstance(job.record, CudaSchedule):
+        from sepcompile.codegen import cuda_lower
+
+        images = job.target.images
+        return cuda_lower.compile_form(job.form, job.record, images, symbol=job.symbol, texts=job.texts)
+    from sepcompile.codegen import lower
+
+    return lower.compile_form(job.form, job.record, job.target, symbol=job.symbol, texts=job.texts)
 
 
 def _send(pipe: IO[bytes], value: object) -> None:

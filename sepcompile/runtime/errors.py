@@ -11,3 +11,7 @@ class ArtifactError(SepcompileError):
 
 class InputError(SepcompileError, ValueError):
     """A tensor does not fit the layer: shape, dtype or device."""
+
+
+class DeviceError(SepcompileError):
+    """A GPU or its driver failed: too little memory, a failed launch."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .buffers import Buffer, address_of, aligned_copies, aligned_empty
+from .cuda_tensors import gpu_device
 from .errors import ArtifactError, InputError
 from .inputs import TensorSpec, as_input, check_out, check_shape
 from .native import NativeLibrary
@@ -39,8 +40,11 @@ class Layer:
         output_spec: TensorSpec,
         threads: int | None = None,
         selftest: Callable[[], SelfTest] | None = None,
+        on_gpu: Callable[[], Layer] | None = None,
     ) -> None:
         self._name, self._variant = name, variant
+        self._on_gpu = on_gpu
+        self._gpu_layer: Layer | None = None
         self._library, self._run = library, library.run
         self._input, self._output = input_spec, output_spec
         self._in_dtype, self._out_dtype = input_spec.dtype, output_spec.dtype
@@ -106,6 +110,8 @@ class Layer:
             flags = x.flags
             if not (flags.c_contiguous and flags.aligned):
                 x = as_input(x, self._input, self._name)
+        elif self._on_gpu is not None and gpu_device(x) is not None:
+            return self._call_on_gpu(x, out)
         else:
             x = as_input(x, self._input, self._name)
         shapes = self._shapes
@@ -132,6 +138,13 @@ class Layer:
         finally:
             self._contexts.append(context)
         return out
+
+    def _call_on_gpu(self, x: Any, out: Any) -> np.ndarray:
+        """A GPU's tensor goes to the artifact's variant for GPUs, which is opened by the first one."""
+        assert self._on_gpu is not None
+        if self._gpu_layer is None:
+            self._gpu_layer = self._on_gpu()
+        return self._gpu_layer(x, out)
 
     def _shapes_for(self, shape: tuple[int, ...]) -> _Shapes:
         """Input shape, output shape, input bytes, output bytes; kept for the next call."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from . import cpu
+from . import cpu, cuda
+from .cuda_manifest import CUDA_ABI, ImageEntry
 from .elf import check_library
 from .errors import ArtifactError
 from .files import check_file, read_file
@@ -83,7 +85,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 def _checked(root: Path) -> tuple[Manifest, _Tensors]:
     """The manifest and the weights, after every file has been checked."""
     manifest = _read_manifest(root)
-    libraries = {variant.library: variant.arch for variant in manifest.variants}
+    libraries = {variant.library: variant.arch for variant in manifest.variants if variant.cuda is None}
     tensors: _Tensors = {}
     for path, entry in manifest.files.items():
         if path == WEIGHTS:
@@ -94,8 +96,9 @@ def _checked(root: Path) -> tuple[Manifest, _Tensors]:
             check_library(first, libraries[path], str(root / path))
     for variant in manifest.variants:
         _check_weights(variant, tensors, f"{root / WEIGHTS}: variant {variant.target!r}")
-        if variant.abi != ENTRY_ABI:
-            raise ArtifactError(f"{root}: variant {variant.target!r} has ABI {variant.abi}; expected {ENTRY_ABI}")
+        expected = ENTRY_ABI if variant.cuda is None else CUDA_ABI
+        if variant.abi != expected:
+            raise ArtifactError(f"{root}: variant {variant.target!r} has ABI {variant.abi}; expected {expected}")
     return manifest, tensors
 
 
@@ -113,6 +116,8 @@ def _check_weights(variant: VariantEntry, tensors: _Tensors, where: str) -> None
 
 def _missing(variant: VariantEntry) -> tuple[str, ...]:
     """What this machine lacks for a variant, in words; empty where it can run."""
+    if variant.cuda is not None:
+        return cuda.missing(variant.cuda)
     if sys.platform != "linux":
         return (f"Linux (this is {sys.platform})",)
     if variant.arch != cpu.machine():
@@ -135,6 +140,8 @@ def _choose(manifest: Manifest, wanted: str | None) -> VariantEntry:
 
 
 def _open(manifest: Manifest, variant: VariantEntry, tensors: _Tensors, threads: int | None) -> Layer:
+    if variant.cuda is not None:
+        return _open_cuda(manifest, variant, tensors)
     return Layer(
         name=manifest.name,
         variant=variant.target,
@@ -144,7 +151,45 @@ def _open(manifest: Manifest, variant: VariantEntry, tensors: _Tensors, threads:
         output_spec=manifest.output,
         threads=threads,
         selftest=lambda: _selftest(manifest),
+        on_gpu=_gpu_opener(manifest, tensors),
     )
+
+
+def _open_cuda(manifest: Manifest, variant: VariantEntry, tensors: _Tensors) -> cuda.CudaLayer:
+    assert variant.cuda is not None
+
+    def read_image(image: ImageEntry) -> bytes:
+        return read_file(manifest.path, manifest.files[image.path])
+
+    return cuda.CudaLayer(
+        name=manifest.name,
+        variant=variant.target,
+        plan=variant.plan,
+        cuda=variant.cuda,
+        read_image=read_image,
+        weights={weight.name: tensors[weight.key] for weight in variant.weights},
+        input_spec=manifest.input,
+        output_spec=manifest.output,
+        selftest=lambda: _selftest(manifest),
+    )
+
+
+def _gpu_opener(manifest: Manifest, tensors: _Tensors) -> Callable[[], cuda.CudaLayer] | None:
+    """What opens the variant that takes the tensors of GPUs, where the artifact has one."""
+    variants = [variant for variant in manifest.variants if variant.cuda is not None]
+    if not variants:
+        return None
+
+    def opener() -> cuda.CudaLayer:
+        lacking: list[str] = []
+        for variant in variants:
+            assert variant.cuda is not None
+            if not (words := cuda.missing(variant.cuda)):
+                return _open_cuda(manifest, variant, tensors)
+            lacking += words
+        raise ArtifactError(f"{manifest.path}: none of its GPU variants runs here: {'; '.join(lacking)}")
+
+    return opener
 
 
 def _selftest(manifest: Manifest) -> SelfTest:

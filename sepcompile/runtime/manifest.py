@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .cuda_manifest import ARCH, FAMILY, SCALARS, CudaEntry, read_cuda
 from .elf import ARCHES
 from .errors import ArtifactError
 from .fields import Fields, parse_json, whole
@@ -75,6 +76,12 @@ class VariantEntry:
     schedule: dict[str, Any]
     schedule_source: str
     weights: tuple[WeightEntry, ...]
+    cuda: CudaEntry | None = None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The files that hold its native code."""
+        return (self.library,) if self.cuda is None else tuple(image.path for image in self.cuda.images)
 
 
 @dataclass(frozen=True)
@@ -167,23 +174,29 @@ def _spec(fields: Fields) -> TensorSpec:
 
 
 def _variant(fields: Fields) -> VariantEntry:
-    arch = fields.text("arch", _WORD)
-    if arch not in ARCHES:
-        raise fields.error("arch", arch, f"one of {', '.join(ARCHES)}")
+    arch, family = fields.text("arch", _WORD), fields.text("family", _WORD)
+    arches = (ARCH,) if family == FAMILY else ARCHES
+    if arch not in arches:
+        raise fields.error("arch", arch, f"one of {', '.join(arches)}")
     entry = Fields(fields.take("entry"), f"{fields.where}.entry")
     weights = fields.mapping("weights")
+    plan = _plan(Fields(fields.take("plan"), f"{fields.where}.plan"))
+    cuda = None
+    if family == FAMILY:
+        cuda = read_cuda(Fields(fields.take("cuda"), f"{fields.where}.cuda"), len(plan.steps))
     variant = VariantEntry(
         target=fields.text("target", r".{1,100}"),
-        family=fields.text("family", _WORD),
+        family=family,
         arch=arch,
         requires=fields.texts("requires", _WORD),
         library=fields.text("library", PATH_PATTERN),
         symbol=entry.text("symbol", _IDENTIFIER),
         abi=entry.whole("abi"),
-        plan=_plan(Fields(fields.take("plan"), f"{fields.where}.plan")),
+        plan=plan,
         schedule=fields.mapping("schedule"),
         schedule_source=fields.text("schedule_source", r".{0,1000}"),
         weights=tuple(_weight(name, Fields(weights[name], f"{fields.where}.weights.{name[:80]}")) for name in weights),
+        cuda=cuda,
     )
     entry.done()
     fields.done()
@@ -235,7 +248,7 @@ def _check_whole(manifest: Manifest) -> None:
     targets = [variant.target for variant in manifest.variants]
     if len(set(targets)) != len(targets):
         raise ArtifactError(f"{where}: variants name a target twice: {', '.join(targets)}")
-    for needed in (WEIGHTS, SELFTEST, *(variant.library for variant in manifest.variants)):
+    for needed in (WEIGHTS, SELFTEST, *(path for variant in manifest.variants for path in variant.images)):
         if needed not in manifest.files:
             raise ArtifactError(f"{where}: files lacks {needed}")
     for variant in manifest.variants:
@@ -250,7 +263,7 @@ def _check_plan(variant: VariantEntry, manifest: Manifest, where: str) -> None:
         expected = math.prod(int(n or 0) for n in spec.shape[1:]) * spec.dtype.itemsize
         if size != expected:
             raise ArtifactError(f"{where}: {what}_bytes is {size}; {spec} has {expected} per image")
-    known = {"x", "y", *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}
+    known = {"x", "y", *(SCALARS if variant.cuda else ()), *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}
     for step in plan.steps:
         for operand in step.operands:
             if operand not in known:

@@ -1,0 +1,68 @@
+"""Generated CUDA C as a shared library for the CPU, and a driver that launches it: a GPU without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from sepcompile.codegen.link import zig
+from sepcompile.codegen.plan import Compiled
+
+_HERE = Path(__file__).parent
+_FLAGS = ("-O1", "-g0", "-fPIC", "-shared", "-fno-strict-aliasing", "-fno-sanitize=all", "-w")
+_KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\);')
+
+
+@cache
+def folder() -> Path:
+    """Where this process keeps what it builds."""
+    return Path(tempfile.mkdtemp(prefix="sepcompile-cuda-tests-"))
+
+
+@cache
+def standin_driver() -> Path:
+    """The stand-in for libcuda.so.1."""
+    path = folder() / "libstandin.so"
+    _zig("cc", "-O1", "-fPIC", "-shared", "-w", str(_HERE / "standin_driver.c"), "-o", str(path), "-ldl")
+    return path
+
+
+def emulated(compiled: Compiled, source: str, arch: str = "sm_90") -> Compiled:
+    """The variant with one image: ``source``, its kernels in CUDA C, as a library for the CPU."""
+    return dataclasses.replace(compiled, images=((arch, library(source)),))
+
+
+def library(source: str) -> bytes:
+    """The shared library of all kernels in ``source``."""
+    # Clang wants alignas in front of everything else.
+    source = source.replace("__shared__ alignas(64)", "__shared__ __attribute__((aligned(64)))")
+    text = '#include "host_prelude.h"\n' + source + "".join(_wrapper(*found) for found in _KERNEL.findall(source))
+    name = hashlib.sha256(text.encode()).hexdigest()[:24]
+    code, built = folder() / f"{name}.cc", folder() / f"{name}.so"
+    if not built.exists():
+        code.write_text(text)
+        _zig("c++", *_FLAGS, "-nostdlib++", f"-I{_HERE}", str(code), "-o", str(built))
+    return built.read_bytes()
+
+
+def _wrapper(name: str, parameters: str) -> str:
+    types = [parameter.replace("__restrict__", "").rsplit(None, 1)[0].strip() for parameter in parameters.split(",")]
+    values = ", ".join(f"*({kind}*)params[{index}]" for index, kind in enumerate(types))
+    return (
+        f"static void body_{name}(void **params) {{ {name}({values}); }}\n"
+        f'extern "C" int run_{name}(const unsigned *grid, const unsigned *block, void **params) '
+        f"{{ return sep_run(body_{name}, grid, block, params); }}\n"
+    )
+
+
+def _zig(*arguments: str) -> None:
+    # A cache for the whole process: zig would otherwise build its libc's stubs again for each kernel.
+    caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder() / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder() / "cache")}
+    done = subprocess.run([str(zig()), *arguments], env={**os.environ, **caches}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
