@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sepcompile.api import Artifact, compile, inspect, list_targets, load, verify
     from sepcompile.compute.record import Schedule
     from sepcompile.errors import SepcompileError
+    from sepcompile.live import optimize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,10 +24,15 @@ __all__ = [
     "inspect",
     "list_targets",
     "load",
+    "optimize",
     "verify",
 ]
 
-_HOMES = {"Schedule": "sepcompile.compute.record", "SepcompileError": "sepcompile.errors"}
+_HOMES = {
+    "Schedule": "sepcompile.compute.record",
+    "SepcompileError": "sepcompile.errors",
+    "optimize": "sepcompile.live",
+}
 
 
 def __getattr__(name: str) -> Any:

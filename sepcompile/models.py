@@ -62,7 +62,7 @@ def compile_model(
 
     targets = api.find_targets(target)
     found = read_model(model, weights=weights, input_shape=input_shape, keras_version=keras_version)
-    built, skipped = _build(found, _patterns(layers), seed)
+    built, skipped = _build(found, patterns(layers), seed)
     if schedule is not None and len(built) > 1:
         raise ScheduleError(f"{found.graph.label}: a schedule is for one block, and {len(built)} are compiled")
     folder = Path(output) if output is not None else Path("build")
@@ -90,7 +90,8 @@ def inspect_model(
     return report(read_model(model, weights=weights, input_shape=input_shape, keras_version=keras_version))
 
 
-def _patterns(layers: str | Sequence[str] | None) -> tuple[str, ...]:
+def patterns(layers: str | Sequence[str] | None) -> tuple[str, ...]:
+    """``layers`` as a tuple. Raises ``ConfigError``."""
     from sepcompile.errors import ConfigError
 
     given: Any = [] if layers is None else [layers] if isinstance(layers, str) else layers
@@ -138,6 +139,7 @@ def _write_index(folder: Path, model: Model, built: Sequence[_Built]) -> None:
     from sepcompile.frontend.model import report
 
     found = report(model)
+    names = {item.unit.name for item in built}
     index = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -151,8 +153,8 @@ def _write_index(folder: Path, model: Model, built: Sequence[_Built]) -> None:
                 "class_name": row.class_name,
                 "output_shape": row.output_shape,
                 "macs": row.macs,
-                "artifact": row.artifact,
-                "reason": row.reason,
+                "artifact": row.artifact if row.artifact in names else None,
+                "reason": "not asked for" if row.artifact and row.artifact not in names else row.reason,
             }
             for row in found.layers
         ],

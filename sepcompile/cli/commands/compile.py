@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sepcompile.cli import options, output
+from sepcompile.cli import models, options, output
 
 if TYPE_CHECKING:
     from sepcompile.api import Artifact
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @click.argument("layer")
 @options.layer_options
 @click.option("--target", "targets", multiple=True, help="Target name or TOML file; repeat it or separate by commas.")
+@click.option(
+    "--layer", "layers", multiple=True, metavar="PATTERN", help="Of a model: only layers so named, such as 'block_*'."
+)
 @click.option("--output", "-o", metavar="FOLDER", help="The artifact's folder (default: build/<layer name>).")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For weights that are drawn.")
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep nothing.")
@@ -29,25 +32,36 @@ def command(
     keras_version: str | None,
     schedule: str | None,
     targets: tuple[str, ...],
+    layers: tuple[str, ...],
     output: str | None,
     seed: int,
     no_cache: bool,
     as_json: bool,
 ) -> None:
-    """Compile LAYER into an artifact folder.
+    """Compile LAYER into an artifact folder, or a model's separable blocks into one folder each.
 
-    LAYER is a JSON file with a Keras layer config, the JSON text itself, or - for standard input.
+    LAYER is a JSON file with a Keras layer config, the JSON text itself, or - for standard input; or a model: a .keras
+    or .h5 file, or the JSON of to_json().
 
     \b
     Example:
       sepcompile compile layer.json --input-shape None,112,112,32 --weights conv1.npz
       sepcompile compile layer.json --target x86-64-v2,x86-64-v4 --output build/conv1
+      sepcompile compile model.keras --layer 'block_1_*' -o build/
     """
     from sepcompile import api
 
     names = options.split_names(targets or ("native",))
     record = options.read_schedule(schedule)
     source = options.read_layer_argument(layer)
+    if models.is_model(source):
+        models.compile_model(
+            source, as_json, input_shape=input_shape, target=names, weights=weights, keras_version=keras_version,
+            schedule=record, output=output, layers=layers, seed=seed, cache=not no_cache,
+        )  # fmt: skip
+        return
+    if layers:
+        raise click.UsageError("--layer is for a model; LAYER is one layer")
     start = time.perf_counter()
     with _spinner(names):
         artifact = api.compile(

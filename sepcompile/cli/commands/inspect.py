@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sepcompile.cli import options, output
+from sepcompile.cli import models, options, output
 
 if TYPE_CHECKING:
     from sepcompile.runtime.manifest import Manifest, VariantEntry
@@ -27,13 +27,15 @@ _TEXTS = ("ir", "tir", "asm")
 )
 @options.json_option
 def command(path: str, ir: bool, tir: bool, asm: bool, as_json: bool, target: str | None, **layer: Any) -> None:
-    """Look into an artifact's folder, or into what a layer's config becomes.
+    """Look into an artifact's folder, a model, or into what a layer's config becomes.
 
-    PATH_OR_LAYER is an artifact, or a LAYER as `sepcompile compile` takes it.
+    PATH_OR_LAYER is an artifact, or a LAYER or a model as `sepcompile compile` takes it. Of a model, every layer is
+    listed: what it is, its cost, and the artifact it would go into or why it goes into none.
 
     \b
     Example:
       sepcompile inspect build/conv1
+      sepcompile inspect model.keras
       sepcompile inspect layer.json --input-shape None,112,112,32 --asm --target x86-64-v3
     """
     wanted = tuple(name for name, flag in zip(_TEXTS, (ir, tir, asm), strict=True) if flag)
@@ -42,8 +44,13 @@ def command(path: str, ir: bool, tir: bool, asm: bool, as_json: bool, target: st
         if given:
             raise click.UsageError(f"{given[0]} is for a layer; {path!r} is an artifact")
         _inspect_artifact(path, wanted, target, as_json)
+    elif models.is_model(source := options.read_layer_argument(path)):
+        if wanted or target or layer["schedule"]:
+            raise click.UsageError("a model is listed layer by layer; look into one layer's config, or its artifact")
+        del layer["schedule"]
+        models.inspect_model(source, as_json, **layer)
     else:
-        _inspect_layer(path, wanted, target or "native", as_json, **layer)
+        _inspect_layer(source, wanted, target or "native", as_json, **layer)
 
 
 def _is_artifact(path: str) -> bool:
@@ -124,7 +131,7 @@ def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
 
 
 def _inspect_layer(
-    layer: str,
+    source: str | bytes,
     wanted: tuple[str, ...],
     target: str,
     as_json: bool,
@@ -134,7 +141,6 @@ def _inspect_layer(
     keras_version: str | None,
     schedule: str | None,
 ) -> None:
-    source = options.read_layer_argument(layer)
     report = _describe(source, input_shape, weights, keras_version)
     if "tir" in wanted or "asm" in wanted:
         from sepcompile import api

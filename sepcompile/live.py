@@ -1,0 +1,201 @@
+"""A live Keras model with its separable blocks replaced by compiled ones, to try before shipping anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sepcompile.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from sepcompile.api import TargetName
+    from sepcompile.frontend.model import Model, Unit
+    from sepcompile.runtime.layer import Layer
+
+
+def optimize(
+    model: Any,
+    target: TargetName = "native",
+    *,
+    layers: str | Sequence[str] | None = None,
+    threads: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | bool = True,
+) -> Any:
+    """A Keras model that computes what ``model`` does at inference, its separable blocks compiled.
+
+    The result is a ``keras.Model`` of the same library as ``model``: call it, or use ``predict``. Everything that is
+    not compiled stays Keras's and shares the layers of ``model``; compiled blocks keep the weights of this moment and
+    have no gradient. Blocks that reach across a nested model's edge, and layers that are called more than once, are left
+    to Keras.
+
+    Args:
+        model: a built Sequential or Functional model of Keras 3.
+        layers: patterns that pick some layers, as for ``sepcompile.compile``.
+        threads: threads that each block may use; None for as many as this process has CPUs.
+        output: where the artifacts are kept; a temporary folder if None.
+
+    Raises ``UnsupportedError`` where no block can be replaced, and as ``sepcompile.compile`` does.
+    """
+    from sepcompile import api, models
+    from sepcompile.frontend.model import read_model
+
+    keras = _library(model)
+    found = read_model(model)
+    units = [unit for unit in found.select(models.patterns(layers)) if _replaceable(found, unit)]
+    if not units:
+        why = "no block of it can be replaced; sepcompile.inspect(model) says which there are"
+        raise UnsupportedError(f"{found.graph.label}: {why}")
+    with tempfile.TemporaryDirectory(prefix="sepcompile-") as temporary:
+        folder = Path(output) if output is not None else Path(temporary)
+        built = models.compile_model(
+            model, target=target, output=folder, layers=[unit.name for unit in units], cache=cache
+        )
+        # Loading maps the library and reads the weights, so the folder may go.
+        loaded = {
+            part.name: _Part(part.name, part.load(threads=threads), api.manifest(part.path).output.dtype.name)
+            for part in built.parts
+        }
+    return _Rewriter(keras, found, {unit.name: unit for unit in units}, loaded).model(model, ())
+
+
+def _library(model: Any) -> Any:
+    """The Keras that the model is of: already imported, since the model is alive."""
+    roots = [str(base.__module__).partition(".")[0] for base in type(model).__mro__]
+    keras = sys.modules.get("keras") if "keras" in roots else None
+    if keras is None or not str(getattr(keras, "__version__", "")).startswith("3."):
+        raise UnsupportedError(f"optimize({type(model).__name__}): expected a live model of Keras 3")
+    return keras
+
+
+def _replaceable(model: Model, unit: Unit) -> bool:
+    """Whether its layers stand in one model and are called once each."""
+    layers = [model.graph.nodes[number].layer for number in unit.block.calls]
+    calls = [node.layer.path for node in model.graph.nodes]
+    once = all(calls.count(layer.path) == 1 for layer in layers)
+    return once and len({layer.names[:-1] for layer in layers}) == 1
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block's artifact, loaded."""
+
+    name: str
+    layer: Layer
+    dtype: str
+
+
+class _Rewriter:
+    """Clones a model around its own layers; where a block ends, its compiled form is called instead."""
+
+    def __init__(self, keras: Any, model: Model, units: Mapping[str, Unit], loaded: Mapping[str, _Part]) -> None:
+        self.keras = keras
+        self.compiled = _layer_class(keras)
+        self.last: dict[str, _Part] = {}
+        self.skipped: set[str] = set()
+        for name, part in loaded.items():
+            paths = [model.graph.nodes[number].layer.path for number in units[name].block.calls]
+            self.last[paths[-1]] = part
+            self.skipped |= set(paths[:-1])
+
+    def model(self, model: Any, names: tuple[str, ...]) -> Any:
+        """The model with its blocks replaced; ``names`` are those of the models around its layers."""
+        inputs = [self.keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in model.inputs]
+        if type(model).__name__ == "Sequential":
+            value = inputs[0]
+            for layer in model.layers:
+                value = self._call(layer, names)(value)
+            return self.keras.Model(inputs[0], value, name=model.name)
+        return self._functional(model, names)
+
+    def _functional(self, model: Any, names: tuple[str, ...]) -> Any:
+        """Keras's own clone calls each layer once per call in the model, through a function of ours."""
+
+        def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._call(layer, names)(*args, **kwargs)
+
+        return self.keras.models.clone_model(
+            model, clone_function=lambda layer: layer, call_function=call, recursive=False
+        )
+
+    def _call(self, layer: Any, names: tuple[str, ...]) -> Callable[..., Any]:
+        path = "/".join((*names, layer.name))
+        if path in self.skipped:
+            return _first
+        if path in self.last:
+            compiled = self.compiled(self.last[path])
+            return lambda value, *_, **__: compiled(value)  # masks and training mean nothing to it
+        inside = f"{path}/"
+        if any(other.startswith(inside) for other in self.last):
+            nested = self.model(layer, (*names, layer.name))
+            return lambda *args, **_: nested(*args)
+        found: Callable[..., Any] = layer
+        return found
+
+
+def _first(value: Any, *_: Any, **__: Any) -> Any:
+    """A layer inside a block passes its input on: the block's last one computes everything."""
+    return value
+
+
+def _layer_class(keras: Any) -> Any:
+    """A Keras layer around a compiled block, for the backend that Keras runs on."""
+    backend = str(keras.backend.backend())
+    if backend not in _RUNNERS:
+        raise UnsupportedError(f"optimize: backend {backend!r}; accepted: {', '.join(_RUNNERS)}")
+    run = _RUNNERS[backend]
+
+    class CompiledBlock(keras.layers.Layer):  # type: ignore[misc]
+        """Runs a compiled block; it has no weights of its own and no gradient."""
+
+        def __init__(self, part: _Part) -> None:
+            super().__init__(name=f"{part.name}_compiled", trainable=False, dtype=part.layer.input_dtype.name)
+            self.part = part
+
+        def call(self, x: Any) -> Any:
+            return run(self.part, x)
+
+        def compute_output_spec(self, x: Any) -> Any:
+            shape = (x.shape[0], *self.part.layer.output_shape[1:])
+            return keras.KerasTensor(shape, dtype=self.part.dtype)
+
+    return CompiledBlock
+
+
+def _numpy(part: _Part, x: Any) -> Any:
+    return part.layer(np.ascontiguousarray(x))
+
+
+def _torch(part: _Part, x: Any) -> Any:
+    torch = sys.modules["torch"]
+    return torch.from_numpy(_numpy(part, x.detach().cpu().numpy())).to(x.device)
+
+
+def _jax(part: _Part, x: Any) -> Any:
+    jax = sys.modules["jax"]
+    if not isinstance(x, jax.core.Tracer):
+        return jax.numpy.asarray(_numpy(part, x))
+    shape = jax.ShapeDtypeStruct((x.shape[0], *part.layer.output_shape[1:]), part.dtype)
+    return jax.pure_callback(lambda value: _numpy(part, value), shape, x)
+
+
+def _tensorflow(part: _Part, x: Any) -> Any:
+    tensorflow = sys.modules["tensorflow"]
+    y = tensorflow.numpy_function(lambda value: _numpy(part, value), [x], part.dtype, stateful=False)
+    y.set_shape((x.shape[0], *part.layer.output_shape[1:]))
+    return y
+
+
+_RUNNERS: Mapping[str, Callable[[_Part, Any], Any]] = {
+    "jax": _jax,
+    "tensorflow": _tensorflow,
+    "torch": _torch,
+    "numpy": _numpy,
+}
