@@ -176,6 +176,8 @@ def _row(model: Model, number: int, artifacts: dict[int, str], reasons: dict[int
 
 
 def _weight_bytes(model: Model, node: Node) -> int | None:
+    if node.layer.class_name == "InputLayer":
+        return 0
     try:
         found = model.store.arrays(node.layer)
     except SepcompileError:

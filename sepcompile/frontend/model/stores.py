@@ -138,22 +138,30 @@ def _texts(group: Group, name: str, value: object) -> list[str]:
 def choose(names: Sequence[str], layer: ModelLayer, nested: bool) -> dict[str, str]:
     """Variable name -> stored name, for the names that are this layer's.
 
-    A layer of the outermost model owns its whole group. One of a nested model is told by its name before the
-    variable's; where that is not enough, by the path of models as well.
+    A layer of the outermost model owns its whole group. One of a nested model is told by the names before the
+    variable's: by the whole path of models if that is there, else by as much as makes it the only one.
     """
     split = {name: _parts(_SUFFIX.sub("", name)) for name in names}
     own, path = _parts(layer.name), _parts(layer.path)
+    exact = {parts[-1]: name for name, parts in split.items() if parts[:-1] == path}
+    if exact and nested:
+        return exact
     for ending in (path, own) if nested else ([], own):
-        found: dict[str, str] = {}
-        for name, parts in split.items():
-            if len(parts) > len(ending) and parts[len(parts) - 1 - len(ending) : -1] == ending:
-                if parts[-1] in found:
-                    break
-                found[parts[-1]] = name
-        else:
-            if found:
-                return found
+        found = _ending(split, ending)
+        if found:
+            return found
     return {}
+
+
+def _ending(split: Mapping[str, list[str]], ending: list[str]) -> dict[str, str]:
+    """The names whose parts before the last end so, unless two of them are of one variable."""
+    found: dict[str, str] = {}
+    for name, parts in split.items():
+        if len(parts) > len(ending) and parts[len(parts) - 1 - len(ending) : -1] == ending:
+            if parts[-1] in found:
+                return {}
+            found[parts[-1]] = name
+    return found
 
 
 def _parts(name: str) -> list[str]:
