@@ -141,7 +141,8 @@ def log(x: Expr) -> Expr:
         exponent = (bits >> 23) - 127
         mantissa = tirx.reinterpret("float32", (bits & 0x007FFFFF) | 0x3F800000)
         value = exponent.astype("float32") * f32(0.6931471805599453) + log1p_unit(mantissa - f32(1.0))
-        return tirx.Select(x == x, value, x)
+        # TVM would fold a test of x against itself, so NaN is found as what is not positive.
+        return tirx.Select(x > f32(0.0), value, x)
 
     return let(x, lambda x: let(tirx.reinterpret("int32", x), lambda bits: parts(x, bits)))
 
