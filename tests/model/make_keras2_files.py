@@ -60,7 +60,7 @@ def write(model: keras.Model, folder: Path) -> None:
     rng = np.random.default_rng(7)
     model.set_weights(
         [np.abs(rng.normal(size=w.shape)).astype("f4") + 0.1 if "variance" in v.name else
-         rng.normal(size=w.shape).astype("f4") * 0.5 for v, w in zip(model.weights, model.get_weights())]
+         rng.normal(size=w.shape).astype("f4") * 0.5 for v, w in zip(model.weights, model.get_weights(), strict=True)]
     )  # fmt: skip
     name = f"keras2_{model.name}"
     model.save(folder / f"{name}.h5", include_optimizer=False)
@@ -73,7 +73,7 @@ def write(model: keras.Model, folder: Path) -> None:
     if model.name == "mobile":
         names = ["stem_bn", "pw_bn"]
         outputs = keras.Model(model.input, [model.get_layer(n).output for n in names])(x)
-        flat |= {f"at/{n}": y.numpy() for n, y in zip(names, outputs)}
+        flat |= {f"at/{n}": y.numpy() for n, y in zip(names, outputs, strict=True)}
         flat["at/inner"] = model.get_layer("inner")(outputs[1]).numpy()
     np.savez(folder / f"{name}.npz", **flat, **arrays)
 

@@ -19,6 +19,8 @@ MAX_LAYERS = 20_000
 MAX_NESTING = 8
 # After inlining: a model that calls a model twice that calls a model twice ... doubles at every level.
 MAX_CALLS = 40_000
+# Layers, calls and tensors read, once per use of the model they are in: models may multiply without any layer.
+MAX_READ = 200_000
 _LAYER_KEYS = {
     "module", "class_name", "config", "registered_name", "build_config", "name", "inbound_nodes", "shared_object_id",
     "compile_config", "quantization_config",
@@ -83,6 +85,7 @@ class _Reader:
         self.label = label
         self.nodes: list[Node] = []
         self.declared: Declared = {}
+        self.read = 0
 
     def model(
         self, class_name: str, config: object, around: _Around, inputs: list[Ref] | None, where: Origin
@@ -124,9 +127,10 @@ class _Reader:
     ) -> list[Ref]:
         layers = self._layers(fields["layers"], around, where)
         model = _Functional(layers, {})
-        for item in fields["layers"]:
-            name = _layer_name(item)
-            model.calls[name] = read_calls(item.get("inbound_nodes", []), at(layers[name].where, "inbound_nodes"))
+        for layer, item in zip(layers.values(), fields["layers"], strict=True):
+            calls = read_calls(item.get("inbound_nodes", []), at(layer.where, "inbound_nodes"))
+            model.calls[layer.name] = calls
+            self._count(sum(1 + len(call.places) for call in calls))
         starts = read_places(fields.get("input_layers", []), at(where, "input_layers"))
         ends = read_places(fields["output_layers"], at(where, "output_layers"))
         model.offsets = self._offsets(model, ends)
@@ -232,11 +236,17 @@ class _Reader:
         # Which outputs there are is only known to the layer's code; 8 suffice for every layer of Keras.
         return [Ref(number, index) for index in range(8)] if layer.class_name != "InputLayer" else [Ref(number)]
 
+    def _count(self, read: int) -> None:
+        self.read += read
+        if self.read > MAX_READ:
+            raise ConfigError(f"{self.label}: more than {MAX_READ} layers, calls and tensors, nested models repeated")
+
     def _layers(self, value: object, around: _Around, where: Origin) -> dict[str, ModelLayer]:
         if not isinstance(value, list) or not 0 < len(value) <= MAX_LAYERS:
             fail(at(where, "layers"), value, f"a list of 1 to {MAX_LAYERS} layers")
         found: dict[str, ModelLayer] = {}
         used: dict[str, int] = {}
+        self._count(len(value))
         for number, item in enumerate(value):
             layer = _read_layer(item, around, used, at(where, f"layers.{number}"), self.label)
             if layer.name in found:

@@ -260,6 +260,13 @@ _RULES: Mapping[str, _Rule] = {
 
 def multiply_adds(graph: Graph, number: int) -> int | None:
     """Multiply-accumulates of one call for one image; 0 for layers that do none, None where it cannot be told."""
+    try:
+        return _macs(graph, number)
+    except (TypeError, ValueError, IndexError, KeyError, ArithmeticError):
+        return None
+
+
+def _macs(graph: Graph, number: int) -> int | None:
     node = graph.nodes[number]
     name = node.layer.class_name.rsplit(">", 1)[-1]
     if name in _SAME | _MERGES or (name not in _RULES and name in ("Concatenate", "InputLayer")):
