@@ -139,7 +139,18 @@ def load(
     """
     from sepcompile.runtime.loader import load as load_artifact
 
+    _refuse_model(Path(path))
     return load_artifact(path, threads=threads, selftest=selftest, variant=variant)
+
+
+def _refuse_model(folder: Path) -> None:
+    """A folder of several artifacts is not one: says which there are."""
+    from sepcompile.errors import ArtifactError
+
+    if (folder / "model.json").is_file() and not (folder / "manifest.json").exists():
+        found = sorted(item.parent.name for item in folder.glob("*/manifest.json"))
+        some = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise ArtifactError(f"{folder} holds the artifacts of a model; expected one of them: {some}")
 
 
 def verify(path: str | os.PathLike[str]) -> VerifyReport:
@@ -149,6 +160,7 @@ def verify(path: str | os.PathLike[str]) -> VerifyReport:
     """
     from sepcompile.runtime.loader import verify as verify_artifact
 
+    _refuse_model(Path(path))
     return verify_artifact(path)
 
 
@@ -185,6 +197,7 @@ def manifest(path: str | os.PathLike[str]) -> Manifest:
     """The checked manifest of an artifact's folder. Raises ``ArtifactError``."""
     from sepcompile.runtime.loader import read_manifest
 
+    _refuse_model(Path(path))
     return read_manifest(path)
 
 

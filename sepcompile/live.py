@@ -31,10 +31,10 @@ def optimize(
 ) -> Any:
     """A Keras model that computes what ``model`` does at inference, its separable blocks compiled.
 
-    The result is a ``keras.Model`` of the same library as ``model``: call it, or use ``predict``. Everything that is
-    not compiled stays Keras's and shares the layers of ``model``; compiled blocks keep the weights of this moment and
-    have no gradient. Blocks that reach across a nested model's edge, and layers that are called more than once, are left
-    to Keras.
+    The result is a ``keras.Model`` of the same library as ``model``: call it, or use ``predict``. What is not compiled
+    stays Keras's and shares the layers of ``model``; compiled blocks keep the weights of this moment and have no
+    gradient. Blocks that reach across a nested model's edge, and layers that are called more than once, are left to
+    Keras.
 
     Args:
         model: a built Sequential or Functional model of Keras 3.
