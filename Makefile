@@ -9,12 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow lint docs clean
+.PHONY: help demo test test-slow bench lint docs clean
 
 help:
 	@echo "make demo       compile, verify and time the layers of two networks on this machine"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the exhaustive tests"
+	@echo "make bench      race the benchmark layers against the installed peers (minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       rewrite the tables and outputs in README.md and docs/"
 	@echo "make clean      remove .venv, build/ and caches"
@@ -28,6 +29,11 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow $(ARGS)
+
+# Peers live beside the project's own packages; a peer that is not there is left out.
+bench: $(VENV)/.installed
+	@$(PIP) -e '.[bench]'
+	@$(BIN)/sepcompile bench --suite dev --html build/bench.html $(ARGS)
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

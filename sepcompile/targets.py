@@ -23,12 +23,15 @@ FAMILIES = ("x86", "cuda")
 class Machine:
     """What schedules are chosen by: one core's vector unit and the memory around it.
 
-    ``vector_bits`` and ``vector_registers`` describe the SIMD unit, ``fma_ports`` how many fused multiply-adds start in
+    ``vector_bits`` and ``vector_registers`` describe the SIMD unit; ``tile_registers`` is how many of them a pointwise
+    register tile may take, its weights and its broadcast input included: fewer where multiplying and adding needs
+    others besides, as it does without a fused multiply-add. ``fma_ports`` how many fused multiply-adds start in
     a cycle. Cache sizes are in bytes and per core (``l3_bytes``: one core's share).
     """
 
     vector_bits: int
     vector_registers: int
+    tile_registers: int
     fma_ports: int
     cores: int
     l1_bytes: int
@@ -59,7 +62,16 @@ class Gpu:
 
     def one_thread(self) -> Machine:
         """The machine as one of its threads sees it, in the terms of a CPU."""
-        return Machine(32, 255, 1, self.multiprocessors, self.shared_bytes, self.l2_bytes, self.l2_bytes)
+        return Machine(
+            vector_bits=32,
+            vector_registers=255,
+            tile_registers=255,
+            fma_ports=1,
+            cores=self.multiprocessors,
+            l1_bytes=self.shared_bytes,
+            l2_bytes=self.l2_bytes,
+            l3_bytes=self.l2_bytes,
+        )
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,12 @@ def _check_blocks(record: Schedule, form: Form) -> None:
 
 def _check_registers(record: Schedule, form: Form, machine: Machine) -> None:
     """The accumulators of a register tile, one register per weight vector and one for the broadcast input."""
-    registers = machine.vector_registers
     if form.pointwise is not None:
-        used = record.tile_pixels * record.tile_vectors + record.tile_vectors + 1
-        if used > registers:
+        used, most = record.tile_pixels * record.tile_vectors + record.tile_vectors + 1, machine.tile_registers
+        if used > most:
             tile = f"tile_pixels={record.tile_pixels} x tile_vectors={record.tile_vectors}"
-            raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {registers}")
+            raise ScheduleError(f"schedule: {tile} needs {used} vector registers, a tile of this target has {most}")
+    registers = machine.vector_registers
     used = record.tile_rows * record.tile_columns + 2
     if used > registers:
         tile = f"tile_rows={record.tile_rows} x tile_columns={record.tile_columns}"

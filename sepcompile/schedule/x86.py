@@ -180,13 +180,14 @@ def _register_tile(form: Form, machine: Machine, pixels: int) -> _Tile:
 
 
 def _heights(machine: Machine, vectors: int) -> range:
-    return range(1, (machine.vector_registers - 1 - vectors) // vectors + 1)
+    return range(1, (machine.tile_registers - 1 - vectors) // vectors + 1)
 
 
 def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) -> _Tile:
     """Cycles per input channel: multiply-adds against the FMA ports, loads against two load ports, and the latency."""
     fma = height * width / machine.fma_ports
-    loads = (height + width) / 2
+    # SSE has no load that broadcasts: a load and a shuffle.
+    loads = (height * (2 if machine.vector_bits == 128 else 1) + width) / 2
     # The weight vectors stream from L2 at about half a vector a cycle.
     stream = 2.0 * width
     # One accumulator more per port than the latency needs, or every delay of a load stalls the multipliers.

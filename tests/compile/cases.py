@@ -106,7 +106,7 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
     rows = form.out_height if split else rng.randint(1, form.out_height)
     columns = form.out_width if split or not single_row else rng.randint(1, form.out_width)
     wide = lanes(form.out_channels)
-    registers = machine.vector_registers
+    registers = machine.tile_registers
     vectors = rng.randint(1, min(5, -(-form.out_channels // wide)))
     return Schedule(
         lanes=wide,

@@ -1,0 +1,59 @@
+"""``sepcompile bench``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sepcompile.cli import options, output
+
+
+@click.command("bench", short_help="Race compiled layers against other libraries on this machine.")
+@click.option("--suite", default="dev", metavar="NAME|FILE", help="dev, held-out, or a JSON file of layers.")
+@click.option("--layer", "only", multiple=True, metavar="NAME", help="Only this layer of the suite; repeatable.")
+@click.option("--peer", "peers", multiple=True, metavar="NAME", help="Only this peer; repeatable.")
+@click.option("--peer-python", default=sys.executable, metavar="PATH", help="The Python that has the peers installed.")
+@click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), help="Thread count; repeatable.")
+@click.option("--target", default="native", metavar="TARGET", help="What our own layers are compiled for.")
+@click.option("--isa", default="", metavar="LEVEL", help="Limit peers and ours to x86-64-v2 or x86-64-v3.")
+@click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Interleaved rounds.")
+@click.option("--launches", type=click.IntRange(1), default=1, show_default=True, help="Process launches.")
+@click.option("--pin", is_flag=True, help="Confine every process to as many CPUs as it has threads.")
+@click.option("--realtime", is_flag=True, help="SCHED_FIFO, where it is allowed.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with charts and the roofline.")
+@click.option("--output", "json_file", type=click.Path(path_type=Path), help="Write every figure as JSON.")
+@options.json_option
+@click.pass_context
+def command(
+    ctx: click.Context, /, html_file: Path | None, json_file: Path | None, as_json: bool, **values: Any
+) -> None:
+    """Time the layers of a suite beside every installed peer, in interleaved rounds, outputs checked.
+
+    Peers: LiteRT, OpenVINO, ONNX Runtime, PyTorch, torch.compile, JAX, ncnn, MNN. The exit code is 1 if any output was
+    wrong.
+
+    \b
+    Example:
+      sepcompile bench --suite dev --layer mnv1_b5 --threads 1 --threads 2
+    """
+    from sepcompile import bench
+    from sepcompile.bench.output import to_json
+
+    try:
+        report = bench.run(bench.BenchOptions(**values, progress=lambda message: click.echo(message, err=True)))
+        if json_file is not None:
+            bench.write_json(report, json_file)
+        if html_file is not None:
+            bench.write_html(report, html_file)
+    except bench.BenchError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or 'output'}: {error.strerror or error}") from error
+    if as_json:
+        output.say_json(to_json(report))
+    else:
+        bench.render_table(report)
+    ctx.exit(1 if report.wrong() else 0)
