@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sepcompile.codegen import cuda_pipeline
 from sepcompile.codegen.cubin import resources
 from sepcompile.codegen.cuda_pipeline import CudaFunction
-from sepcompile.codegen.data import render
+from sepcompile.codegen.data import data_folder
 from sepcompile.codegen.nvrtc import compile_image
 from sepcompile.codegen.plan import CompiledKernels, Launch, Plan, Step
 from sepcompile.compute import cuda_kernels as ck
@@ -18,7 +18,7 @@ from sepcompile.compute.cuda_rowwise import CudaRows, rowwise_kernel
 from sepcompile.compute.cuda_tile import Grid, GuardedView
 from sepcompile.compute.form import Form
 from sepcompile.errors import CompileError
-from sepcompile.schedule import cuda_apply
+from sepcompile.schedule import cuda_apply, cuda_tensor
 
 _ITEM_BYTES = {"float32": 4, "float16": 2}
 _SCALARS = ("rows", "blocks")
@@ -67,7 +67,7 @@ def compile_form(
     ``texts`` gives the CUDA C instead of assembly. Raises ``CompileError``, also for a kernel that spills registers.
     """
     kernels = _kernels(form, record, symbol)
-    source = "\n".join([render("cuda_prelude.cu.j2"), *(function.source for function in kernels.functions)])
+    source = "\n".join([prelude(), *(function.source for function in kernels.functions)])
     built = tuple((arch, compile_image(source, arch)) for arch in images)
     _check_resources(built)
     most = _most_batch(form, record)
@@ -80,6 +80,11 @@ def compile_form(
     return CompiledKernels(plan, b"", source if texts else "", "", tuple(launches), built)
 
 
+def prelude() -> str:
+    """What the kernels use of CUDA, in place of its headers."""
+    return (data_folder("templates") / "cuda_prelude.cu").read_text(encoding="utf-8")
+
+
 def cuda_source(form: Form, record: CudaSchedule, symbol: str) -> str:
     """The CUDA C of a layer's kernels, without the prelude."""
     return "\n".join(function.source for function in _kernels(form, record, symbol).functions)
@@ -89,6 +94,7 @@ def _kernels(form: Form, record: CudaSchedule, symbol: str) -> _Kernels:
     # A row-wise activation reads the layer's sums, which stay float32 and channels last until it has run.
     inner = replace(form, out_dtype="float32", channels_first_out=False) if form.rowwise else form
     kernels = _Kernels(symbol)
+    product = cuda_tensor.schedule_product if record.tensor else cuda_apply.schedule_pointwise
     result = kernels.buffer("sums", math.prod(form.image) * 4) if form.rowwise else "y"
     if form.pointwise is None:
         layer = ck.depthwise_kernel(inner, record, "x", result)
@@ -100,10 +106,10 @@ def _kernels(form: Form, record: CudaSchedule, symbol: str) -> _Kernels:
         first = ck.depthwise_kernel(inner, record, "x", between)
         kernels.add(first, cuda_apply.schedule_depthwise(first))
         second = ck.pointwise_kernel(inner, record, between, result)
-        kernels.add(second, cuda_apply.schedule_pointwise(second))
+        kernels.add(second, product(second))
     else:
         fused = ck.fused_kernel(inner, record, "x", result)
-        kernels.add(fused, cuda_apply.schedule_pointwise(fused))
+        kernels.add(fused, product(fused))
     if form.rowwise:
         axis = form.rowwise.axis or 3
         rows = CudaRows(form.rowwise.kind, form.image, axis, form.channels_first_out, form.out_dtype)

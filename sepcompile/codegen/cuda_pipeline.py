@@ -35,7 +35,8 @@ def lower(func: Any, name: str, views: Mapping[str, GuardedView]) -> CudaFunctio
     target = _target()
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(target)(mod)
-    with target:
+    # One allocation for all tiles in shared memory: those that are not alive together share their place.
+    with target, tvm.transform.PassContext(config={"tirx.merge_static_smem": True}):
         mod = tvm.ir.transform.Sequential(_to_loops())(mod)
         mod = tvm.IRModule({name: _apply_views(mod[name], views)}, attrs=mod.attrs)
         mod = tvm.ir.transform.Sequential(_to_device())(mod)
@@ -89,8 +90,9 @@ def _to_device() -> Sequence[Any]:
         tx.FlattenBuffer(), tx.NarrowDataType(32), tx.VectorizeLoop(True), st.InjectVirtualThread(),
         st.InjectDoubleBuffer(), st.HoistIfThenElse(), tx.UnrollLoop(), st.RenormalizeSplitPattern(),
         tx.StmtSimplify(), tx.RemoveNoOp(), st.RewriteUnsafeSelect(), tx.CommonSubexprElim(), tx.VerifyMemory(),
-        tx.AnnotateEntryFunc(), st.ThreadSync("shared"), st.ThreadSync("shared.dyn"), st.InferFragment(),
-        st.LowerThreadAllreduce(), st.MergeSharedMemoryAllocations(), tx.SplitHostDevice(),
+        # Barriers come after tiles were given the same place, so that they keep those apart as well.
+        tx.AnnotateEntryFunc(), st.MergeSharedMemoryAllocations(), st.ThreadSync("shared"), st.InferFragment(),
+        st.LowerThreadAllreduce(), tx.SplitHostDevice(),
     ]  # fmt: skip
 
 

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from sepcompile.errors import CompileError
 
-_FLAGS = ("--std=c++17", "--fmad=true", "--prec-div=true", "--prec-sqrt=true", "--ftz=false", "--disable-warnings")
+_FLAGS = (
+    "--std=c++17",
+    "--fmad=true",
+    "--prec-div=true",
+    "--prec-sqrt=true",
+    "--ftz=false",
+    "--disable-warnings",
+    # ptxas would rather spill a register or two than lose a block per multiprocessor.
+    "--ptxas-options=--register-usage-level=10",
+)
 _INSTALL = "install sepcompile[cuda]"
 
 

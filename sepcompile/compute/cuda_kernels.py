@@ -1,7 +1,7 @@
 """The CUDA kernels of a separable or depthwise layer as tensor expressions over (block, pixel, channel).
 
 Stages, by the names that schedules know them by: ``XI`` a thread's register window of the input, ``DW`` depthwise sums,
-``D`` what stands between the stages (a tile in shared memory), ``G`` pointwise sums, ``E`` result before it is stored,
+``DL`` a thread's depthwise results, ``D`` what stands between the stages (a tile in shared memory), ``G`` pointwise sums, ``E`` result before it is stored,
 ``O`` output.
 """
 
@@ -154,7 +154,7 @@ def _inside(tile: Tile, block: Expr, pixel: Expr, row: Expr, column: Expr, chann
 
 
 def _between(builder: Builder, sums: Tensor) -> Tensor:
-    """Stage ``D``."""
+    """Stages ``DL`` and ``D``, its copy in shared memory."""
     tile, record = builder.tile, builder.tile.record
     finish = _epilogue(builder, tile.form.middle, tile.channels)
 
@@ -162,7 +162,9 @@ def _between(builder: Builder, sums: Tensor) -> Tensor:
         at = tile.where(b, p)
         return finish(sums[b, p, c], at.row, at.column, c).astype(between_dtype(record))
 
-    return te.compute((builder.blocks, tile.pixels, tile.channels), value, "D")
+    shape = (builder.blocks, tile.pixels, tile.channels)
+    held = te.compute(shape, value, "DL")
+    return te.compute(shape, lambda *i: held(*i), "D")
 
 
 def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:

@@ -29,7 +29,9 @@ class CudaSchedule:
     tile_channels: channels between two barriers of a fused kernel, or of a block of a depthwise kernel.
     split: depthwise and pointwise as two kernels with the whole intermediate between them.
     tensor: matrix product on tensor cores, float16 operands and float32 sums.
-    tile_pixels_b, threads_y_b: pixels and threads of a block of a split layer's second kernel.
+    tile_pixels_b, threads_x_b, threads_y_b: pixels and threads of a block of a split layer's second kernel.
+
+    On tensor cores the threads of a product are warps: 32 along x, and their number along y.
     """
 
     tile_rows: int
@@ -44,6 +46,7 @@ class CudaSchedule:
     split: bool = False
     tensor: bool = False
     tile_pixels_b: int = 1
+    threads_x_b: int = 1
     threads_y_b: int = 1
 
     def to_json(self) -> dict[str, object]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from sepcompile.compute.cuda_record import SPLIT_DEPTH, CudaSchedule
 from sepcompile.compute.form import Form
@@ -16,23 +17,41 @@ STATIC_SHARED_BYTES = 48 * 1024
 _MOST_TAPS = 13  # kernel columns that share a register window
 _MOST_UNROLLED = 40  # a kernel without divisors is unrolled whole up to here
 _MOST_ACCUMULATORS = 64
-_ACROSS = 16  # threads along the filters of a matrix product
-_PAD = 4
-# (pixels, filters, threads along pixels) of a block's matrix product.
-_PRODUCTS = (
-    (16, 32, 4), (16, 64, 4), (32, 32, 8), (32, 64, 8), (32, 128, 8), (64, 32, 16), (64, 64, 8), (64, 64, 16),
-    (64, 128, 8), (64, 128, 16), (128, 64, 16), (128, 128, 16),
+_PAD_BYTES = 16
+_FRAGMENT, _WARP = 16, 32
+_TENSOR_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Product:
+    """The shape of a block's matrix product: pixels, filters, and threads (warps on tensor cores) along each."""
+
+    pixels: int
+    filters: int
+    rows: int
+    across: int
+
+
+_PLAIN = (
+    Product(64, 128, 8, 32), Product(64, 64, 8, 16), Product(32, 64, 8, 16), Product(64, 128, 4, 32),
+    Product(128, 64, 8, 16), Product(32, 32, 8, 8), Product(16, 32, 4, 8), Product(32, 128, 8, 32),
 )  # fmt: skip
+_TENSOR = (
+    Product(64, 128, 8, _WARP), Product(64, 64, 4, _WARP), Product(64, 128, 4, _WARP), Product(32, 64, 4, _WARP),
+    Product(128, 64, 8, _WARP), Product(32, 128, 4, _WARP), Product(16, 64, 4, _WARP), Product(32, 32, 2, _WARP),
+)  # fmt: skip
+# Threads along channels, threads along pixels and window of a depthwise kernel.
+_DEPTHWISE = ((8, 8, 4), (8, 4, 4), (8, 8, 8), (16, 8, 4), (16, 4, 2), (8, 16, 2), (16, 4, 1), (32, 4, 2))
 
 
 def choose(form: Form, gpu: Gpu, batch: int | None) -> CudaSchedule:
     """The heuristic's record for ``form``, always one that ``check_record`` accepts."""
-    return next(iter(candidates(form)))
+    return candidates(form)[0]
 
 
 def candidates(form: Form) -> list[CudaSchedule]:
     """Records worth trying, each of which ``check_record`` accepts; a tuner times them all."""
-    found = _depthwise_layers(form) if form.pointwise is None else [*_fused(form), *_split(form)]
+    found = _depthwise_layers(form) if form.pointwise is None else _separable_layers(form)
     kept: list[CudaSchedule] = []
     for record in found:
         try:
@@ -46,21 +65,91 @@ def candidates(form: Form) -> list[CudaSchedule]:
 
 def check_record(record: CudaSchedule, form: Form) -> None:
     """Raises ``ScheduleError``, naming the knob, its value and what fits, unless ``record`` can be applied."""
-    for name in ("tile_rows", "tile_columns", "threads_x", "threads_y", "lanes", "window", "taps", "tile_filters",
-                 "tile_channels", "tile_pixels_b", "threads_y_b"):  # fmt: skip
-        if getattr(record, name) < 1:
-            raise ScheduleError(f"schedule: {name}={getattr(record, name)} must be at least 1")
-    kw = form.depthwise.kernel_size[1]
-    _divides("taps", record.taps, kw, "the kernel's columns")
+    for name, value in record.to_json().items():
+        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+            raise ScheduleError(f"schedule: {name}={value} must be at least 1")
+    _divides("taps", record.taps, form.depthwise.kernel_size[1], "the kernel's columns")
     _divides("window", record.window, record.tile_columns, "tile_columns")
     _divides("lanes", record.lanes, most_lanes(form), "the channels that a thread can load at once")
-    if record.threads_x * record.threads_y > 1024 or record.threads_x * record.threads_y_b > 1024:
-        raise ScheduleError(f"schedule: threads_x={record.threads_x} makes a block of more than 1024 threads")
-    if form.pointwise is None or record.split:
-        _check_depthwise(record, form)
+    for x, y in ((record.threads_x, record.threads_y), (record.threads_x_b, record.threads_y_b)):
+        if x * y > 1024:
+            raise ScheduleError(f"schedule: {x} x {y} threads in a block; at most 1024")
+    if record.tensor and (form.pointwise is None or form.in_dtype != "float16"):
+        raise ScheduleError("schedule: tensor=True needs a separable layer in float16")
+    pixels = record.tile_rows * record.tile_columns
+    if form.pointwise is None or record.split or not record.tensor:
+        along_pixels, along_channels = _threads(form, record.threads_y, record.threads_x)
+    else:
+        along_channels = record.tile_channels // record.lanes
+        _divides("tile_channels", along_channels, _WARP, "the threads of a warp, per lanes,")
+        along_pixels = record.threads_y * (_WARP // along_channels)
+    _divides("window", record.window * along_pixels, pixels, "the tile's pixels, times the threads along them,")
+    _divides("lanes", record.lanes * along_channels, record.tile_channels, "tile_channels, times the threads along it,")
     if form.pointwise is not None:
-        pixels = record.tile_pixels_b if record.split else record.tile_rows * record.tile_columns
-        _check_product(record, form, pixels)
+        _check_product(record, pixels)
+
+
+def _check_product(record: CudaSchedule, tile_pixels: int) -> None:
+    product, depth = _product_of(record, tile_pixels)
+    if record.split and SPLIT_DEPTH % record.tile_channels and record.tile_channels % SPLIT_DEPTH:
+        raise ScheduleError(f"schedule: tile_channels={record.tile_channels} must divide {SPLIT_DEPTH}, or a multiple")
+    (_check_tensor if record.tensor else _check_plain)(product, depth)
+    shared = _shared_bytes(product, depth, record.tensor)
+    if shared > STATIC_SHARED_BYTES:
+        raise ScheduleError(f"schedule: its tiles take {shared} bytes of shared memory; at most {STATIC_SHARED_BYTES}")
+    lanes = 8 if record.tensor else product.filters // product.across
+    _divides("tile_filters", product.rows * product.across * lanes, product.filters * depth, "its weights' tile")
+    if record.split:
+        lanes = 8 if record.tensor else 4
+        _divides("tile_pixels_b", product.rows * product.across * lanes, product.pixels * depth, "its left tile")
+
+
+def _product_of(record: CudaSchedule, pixels: int) -> tuple[Product, int]:
+    """The product's shape, and the channels between two of its barriers."""
+    if record.split:
+        across = _WARP if record.tensor else record.threads_x_b
+        return Product(record.tile_pixels_b, record.tile_filters, record.threads_y_b, across), SPLIT_DEPTH
+    across = _WARP if record.tensor else record.threads_x
+    return Product(pixels, record.tile_filters, record.threads_y, across), record.tile_channels
+
+
+def _check_plain(product: Product, depth: int) -> None:
+    _divides("tile_channels", 4, depth, "the channels between two barriers")
+    _divides("threads_y", product.rows, product.pixels, "the tile's pixels")
+    _divides("threads_x", product.across, product.filters, "tile_filters")
+    filters = product.filters // product.across
+    if filters not in (1, 2, 4):
+        raise ScheduleError(f"schedule: tile_filters={product.filters} gives a thread {filters}; 1, 2 or 4 fit")
+    if product.pixels // product.rows * filters > _MOST_ACCUMULATORS:
+        raise ScheduleError(f"schedule: tile_filters={product.filters} needs too many sums in a thread")
+
+
+def _check_tensor(product: Product, depth: int) -> None:
+    along, across = warp_grid(product.pixels, product.filters, product.rows)
+    _divides("tile_channels", _FRAGMENT, depth, "the channels between two barriers")
+    _divides("threads_y", along * _FRAGMENT, product.pixels, "the tile's pixels, in fragments of its warps,")
+    _divides("threads_y", across * _FRAGMENT, product.filters, "tile_filters, in fragments of its warps,")
+    width = min(8, product.filters // 8)
+    _divides("threads_y", product.rows * _WARP * width, product.pixels * product.filters, "the tile's results")
+    fragments = product.pixels * product.filters // (product.rows * _FRAGMENT * _FRAGMENT)
+    if fragments > 8:
+        raise ScheduleError(f"schedule: tile_filters={product.filters} gives a warp {fragments} fragments; at most 8")
+
+
+def warp_grid(pixels: int, filters: int, warps: int) -> tuple[int, int]:
+    """How a block's warps divide its pixels and filters."""
+    along = max(1, min(warps, pixels // 32))
+    while warps // along * _FRAGMENT > filters and along * 2 <= pixels // _FRAGMENT:
+        along *= 2
+    return along, warps // along
+
+
+def _shared_bytes(product: Product, depth: int, tensor: bool) -> int:
+    """Shared memory of a block: its operands' tiles; on tensor cores the sums take their place afterwards."""
+    if not tensor:
+        return 4 * (product.pixels * depth + depth * product.filters) + _PAD_BYTES * product.pixels
+    operands = 2 * (product.pixels * depth + depth * product.filters) + _PAD_BYTES * (product.pixels + depth)
+    return max(operands, 4 * product.pixels * product.filters + _PAD_BYTES * product.pixels)
 
 
 def most_lanes(form: Form) -> int:
@@ -73,44 +162,12 @@ def most_lanes(form: Form) -> int:
 
 def _divides(name: str, value: int, whole: int, what: str) -> None:
     if whole % value:
-        raise ScheduleError(f"schedule: {name}={value} must divide {what}, {whole}")
+        raise ScheduleError(f"schedule: {name}: {value} must divide {what} {whole}")
 
 
-def _threads(record: CudaSchedule, form: Form, rows: int) -> tuple[int, int]:
+def _threads(form: Form, rows: int, across: int) -> tuple[int, int]:
     """Threads along pixels and along channels in the depthwise stage."""
-    return (record.threads_x, rows) if form.channels_first_in else (rows, record.threads_x)
-
-
-def _check_depthwise(record: CudaSchedule, form: Form) -> None:
-    along_pixels, along_channels = _threads(record, form, record.threads_y)
-    pixels = record.tile_rows * record.tile_columns
-    _divides("window", record.window * along_pixels, pixels, "the tile's pixels, times the threads along them,")
-    _divides("lanes", record.lanes * along_channels, record.tile_channels, "tile_channels, times the threads along it,")
-
-
-def _check_product(record: CudaSchedule, form: Form, pixels: int) -> None:
-    rows = record.threads_y_b if record.split else record.threads_y
-    depth = SPLIT_DEPTH if record.split else record.tile_channels
-    if not record.split:
-        _check_depthwise(record, form)
-    if depth % 4:
-        raise ScheduleError(f"schedule: tile_channels={depth} must be a multiple of 4")
-    if SPLIT_DEPTH % record.tile_channels and record.tile_channels % SPLIT_DEPTH and record.split:
-        raise ScheduleError(f"schedule: tile_channels={record.tile_channels} must divide {SPLIT_DEPTH}, or a multiple")
-    _divides("threads_y", rows * min(4, max(1, pixels // rows)), pixels, "the tile's pixels, times those of a thread,")
-    filters = min(4, max(1, record.tile_filters // record.threads_x))
-    _divides("threads_x", record.threads_x * filters, record.tile_filters, "tile_filters, times those of a thread,")
-    accumulators = pixels * record.tile_filters // (rows * record.threads_x)
-    if accumulators > _MOST_ACCUMULATORS:
-        raise ScheduleError(f"schedule: tile_filters={record.tile_filters} needs {accumulators} sums in a thread")
-    for what, size in (("tile_pixels_b", pixels * depth), ("tile_filters", record.tile_filters * depth)):
-        if record.split and size % (rows * record.threads_x * 4):
-            raise ScheduleError(f"schedule: {what} does not fill the block's threads")
-    if record.tile_filters * depth % (rows * record.threads_x * (4 if record.tile_filters % 4 == 0 else 1)):
-        raise ScheduleError(f"schedule: tile_filters={record.tile_filters} does not fill the block's threads")
-    shared = 4 * (pixels * (depth + _PAD) + depth * record.tile_filters)
-    if shared > STATIC_SHARED_BYTES:
-        raise ScheduleError(f"schedule: its tiles take {shared} bytes of shared memory; at most {STATIC_SHARED_BYTES}")
+    return (across, rows) if form.channels_first_in else (rows, across)
 
 
 def window_taps(form: Form) -> int:
@@ -144,47 +201,52 @@ def tile_shape(form: Form, pixels: int, window: int) -> tuple[int, int]:
     return pixels // best, best
 
 
-def _fused(form: Form) -> Iterator[CudaSchedule]:
-    taps = window_taps(form)
-    for pixels, filters, rows in _PRODUCTS:
-        if filters > max(32, 2 * form.out_channels):
+def _separable_layers(form: Form) -> Iterator[CudaSchedule]:
+    tensor = form.in_dtype == "float16"
+    products = [p for p in (_TENSOR if tensor else _PLAIN) if p.filters <= max(32, 2 * form.out_channels)]
+    for product in products:
+        yield from islice((_tensor_fused if tensor else _plain_fused)(form, product), 1)
+    for product in products:
+        for first in islice(_depthwise_layers(form), 1):
+            yield replace(
+                first,
+                split=True,
+                tensor=tensor,
+                tile_filters=product.filters,
+                tile_pixels_b=product.pixels,
+                threads_x_b=product.across,
+                threads_y_b=product.rows,
+            )
+
+
+def _plain_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:
+    for window in (4, 2, 1):
+        along, channels = _threads(form, product.rows, product.across)
+        if along * window > product.pixels:
             continue
-        for window in (4, 2, 1):
-            along, _ = _threads(CudaSchedule(1, 1, _ACROSS, rows, 1, 1, 1), form, rows)
-            if along * window > pixels:
-                continue
-            lanes = _window_lanes(form, window)
-            while lanes > 1 and not _fits(form, pixels, filters, rows, lanes):
-                lanes //= 2
-            depth = lanes * (rows if form.channels_first_in else _ACROSS)
-            shape = tile_shape(form, pixels, window)
-            yield CudaSchedule(*shape, _ACROSS, rows, lanes, window, taps, filters, depth)
+        lanes = _window_lanes(form, window)
+        while lanes > 1 and _shared_bytes(product, lanes * channels, False) > STATIC_SHARED_BYTES:
+            lanes //= 2
+        shape = tile_shape(form, product.pixels, window)
+        taps, depth = window_taps(form), lanes * channels
+        yield CudaSchedule(*shape, product.across, product.rows, lanes, window, taps, product.filters, depth)
 
 
-def _fits(form: Form, pixels: int, filters: int, rows: int, lanes: int) -> bool:
-    depth = lanes * (rows if form.channels_first_in else _ACROSS)
-    return 4 * (pixels * (depth + _PAD) + depth * filters) <= STATIC_SHARED_BYTES
-
-
-def _split(form: Form) -> Iterator[CudaSchedule]:
-    for pixels, filters, rows in _PRODUCTS:
-        if filters <= max(32, 2 * form.out_channels):
-            for first in _depthwise_halves(form):
-                yield replace(first, split=True, tile_filters=filters, tile_pixels_b=pixels, threads_y_b=rows)
-
-
-def _depthwise_halves(form: Form) -> Iterator[CudaSchedule]:
-    """The first half of a split layer has the threads of the second along x."""
-    for record in _depthwise_layers(form):
-        if record.threads_x == _ACROSS and record.window == min(4, record.window):
-            yield record
+def _tensor_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:
+    for window in (4, 2, 1):
+        lanes = _window_lanes(form, window)
+        along = product.rows * (_WARP * lanes // _TENSOR_DEPTH)
+        if along * window > product.pixels:
+            continue
+        shape, taps = tile_shape(form, product.pixels, window), window_taps(form)
+        yield CudaSchedule(
+            *shape, _WARP, product.rows, lanes, window, taps, product.filters, _TENSOR_DEPTH, tensor=True
+        )
 
 
 def _depthwise_layers(form: Form) -> Iterator[CudaSchedule]:
     taps = window_taps(form)
-    for across in (16, 8, 32):
-        for rows in (8, 16, 4):
-            for window in (4, 2, 1, 8):
-                along, channels = _threads(CudaSchedule(1, 1, across, rows, 1, 1, 1), form, rows)
-                shape, lanes = tile_shape(form, along * window, window), _window_lanes(form, window)
-                yield CudaSchedule(*shape, across, rows, lanes, window, taps, 1, channels * lanes)
+    for across, rows, window in _DEPTHWISE:
+        along, channels = _threads(form, rows, across)
+        shape, lanes = tile_shape(form, along * window, window), _window_lanes(form, window)
+        yield CudaSchedule(*shape, across, rows, lanes, window, taps, 1, channels * lanes)

@@ -41,53 +41,50 @@ def schedule_depthwise(kernel: CudaKernel) -> Any:
     s.compute_at(sums, passes, preserve_unit_loops=True)
     reduction = _window(s, kernel, sums)
     s.decompose_reduction(sums, reduction)
-    _unroll_tail(s, s.get_sblock("DW_init"), 2)
+    unroll_tail(s, s.get_sblock("DW_init"), 2)
     return s.mod["main"]
 
 
 def schedule_pointwise(kernel: CudaKernel) -> Any:
     """Scheduled PrimFunc of a fused or a pointwise kernel that multiplies on the ordinary cores."""
     s, tile, record = Transform(kernel.func), kernel.tile, kernel.tile.record
-    rows = record.threads_y_b if tile.flat else record.threads_y
-    pixels, filters = _thread_tile(tile.pixels, rows), _thread_tile(record.tile_filters, record.threads_x)
+    rows, across = (
+        (record.threads_y_b, record.threads_x_b) if tile.flat else (record.threads_y, record.threads_x)
+    )
+    # A thread's elements are neighbours: s_tir knows regions as intervals only.
+    pixels, filters = tile.pixels // rows, record.tile_filters // across
     output, sums = s.get_sblock("O"), s.get_sblock("G")
     block, pixel, filter_ = s.get_loops(output)
-    po, py, pi = s.split(pixel, [None, rows, pixels])
-    across = record.tile_filters // (record.threads_x * filters)
-    outer, fo, fx, fi = s.split(filter_, [None, across, record.threads_x, filters])
-    s.reorder(block, outer, py, fx, po, pi, fo, fi)
+    _, py, pi = s.split(pixel, [1, rows, pixels])
+    outer, fx, fi = s.split(filter_, [None, across, filters])
+    s.reorder(block, outer, py, fx, pi, fi)
     for loop, axis in ((block, "blockIdx.x"), (outer, "blockIdx.y"), (py, "threadIdx.y"), (fx, "threadIdx.x")):
         s.bind(loop, axis)
-    for loop in (po, pi, fo):
-        s.unroll(loop)
-    _store(s, kernel, output, fo, fi)
+    s.unroll(pi)
+    _store(s, kernel, output, pi, fi)
     s.compute_at(sums, fx, preserve_unit_loops=True)
     s.set_scope(sums, 0, "local")
-    *_, p, f, k = s.get_loops(sums)
+    *_, pi, fi, k = s.get_loops(sums)
     depth = SPLIT_DEPTH if tile.flat else record.tile_channels
     k0, k1, k2 = s.split(k, [None, depth // 4, 4])
-    po, pi = s.split(p, [None, pixels])
-    fo, fi = s.split(f, [None, filters])
-    s.reorder(k0, k1, k2, po, pi, fo, fi)
+    s.reorder(k0, k1, k2, pi, fi)
     taps = _left_tile(s, kernel, k0, rows)
     right = s.cache_read(sums, 1, "shared")
     s.compute_at(right, k0, preserve_unit_loops=True)
-    _copy(s, right, rows, record.threads_x, 4 if record.tile_filters % 4 == 0 else 1)
+    copy_tile(s, right, rows, across, 4 if record.tile_filters % 4 == 0 else 1)
     left = s.cache_read(sums, 0, "local")
     s.compute_at(left, k1, preserve_unit_loops=True)
-    _unroll_tail(s, left, 1, vectorize=True)
+    unroll_tail(s, left, 1, vectorize=True)
     fragment = s.cache_read(sums, 1, "local")
     s.compute_at(fragment, k2, preserve_unit_loops=True)
-    a, b = s.split(s.get_loops(fragment)[-1], [None, filters])
-    s.unroll(a)
-    s.vectorize(b)
-    for loop in (k2, po, pi, fo, fi):
+    s.vectorize(s.get_loops(fragment)[-1])
+    for loop in (k2, pi, fi):
         s.unroll(loop)
     s.decompose_reduction(sums, k0)
-    _unroll_tail(s, s.get_sblock("G_init"), 4)
+    unroll_tail(s, s.get_sblock("G_init"), 1)
     if taps is not None:
         s.decompose_reduction(s.get_sblock("DW"), taps)
-        _unroll_tail(s, s.get_sblock("DW_init"), 2)
+        unroll_tail(s, s.get_sblock("DW_init"), 2)
     return s.mod["main"]
 
 
@@ -96,11 +93,6 @@ def _thread_axes(kernel: CudaKernel) -> tuple[str, str]:
     if kernel.tile.form.channels_first_in:
         return "threadIdx.x", "threadIdx.y"
     return "threadIdx.y", "threadIdx.x"
-
-
-def _thread_tile(extent: int, threads: int) -> int:
-    """Neighbouring elements of one thread: as many as fill a 16-byte access."""
-    return min(4, extent // threads)
 
 
 def _left_tile(s: Any, kernel: CudaKernel, k0: Loop, rows: int) -> Loop | None:
@@ -112,7 +104,7 @@ def _left_tile(s: Any, kernel: CudaKernel, k0: Loop, rows: int) -> Loop | None:
     depth = SPLIT_DEPTH if kernel.tile.flat else record.tile_channels
     s.storage_align(stage, 0, 1, depth, _PAD_BYTES // 4)
     if kernel.tile.flat:
-        _copy(s, stage, rows, record.threads_x, 4)
+        copy_tile(s, stage, rows, record.threads_x_b, 4)
         return None
     *_, pixel, channel = s.get_loops(stage)
     across, along = _thread_axes(kernel)
@@ -123,9 +115,18 @@ def _left_tile(s: Any, kernel: CudaKernel, k0: Loop, rows: int) -> Loop | None:
     s.bind(pixel_thread, across)
     s.bind(channel_thread, along)
     s.unroll(column)
-    s.unroll(lane)
+    s.vectorize(lane)
+    return window_sums(s, kernel, channel_thread)
+
+
+def window_sums(s: Any, kernel: CudaKernel, thread: Loop) -> Loop:
+    """A thread's depthwise results and sums under the loop ``thread``; returns the reduction's first loop."""
+    held = s.get_sblock("DL")
+    s.set_scope(held, 0, "local")
+    s.compute_at(held, thread, preserve_unit_loops=True)
+    unroll_tail(s, held, 1)
     sums = s.get_sblock("DW")
-    s.compute_at(sums, channel_thread, preserve_unit_loops=True)
+    s.compute_at(sums, thread, preserve_unit_loops=True)
     return _window(s, kernel, sums)
 
 
@@ -139,7 +140,7 @@ def _window(s: Any, kernel: CudaKernel, sums: Block) -> Loop:
     window = s.get_sblock("XI")
     s.set_scope(window, 0, "local")
     s.compute_at(window, do, preserve_unit_loops=True)
-    _unroll_tail(s, window, 1, vectorize=kernel.tile.form.pre is None and _contiguous(kernel))
+    unroll_tail(s, window, 1, vectorize=kernel.tile.form.pre is None and _contiguous(kernel))
     return dy
 
 
@@ -154,7 +155,7 @@ def _store(s: Any, kernel: CudaKernel, output: Block, at: Loop, lane: Loop) -> N
     held = s.get_sblock("E")
     s.set_scope(held, 0, "local")
     s.compute_at(held, at, preserve_unit_loops=True)
-    _unroll_tail(s, held, 1)
+    unroll_tail(s, held, 1)
     width = int(s.get(lane).extent)
     first = form.channels_first_out and kernel.operands["O"] == "y"
     if not first and form.out_channels % width == 0:
@@ -163,7 +164,7 @@ def _store(s: Any, kernel: CudaKernel, output: Block, at: Loop, lane: Loop) -> N
         s.unroll(lane)
 
 
-def _copy(s: Any, block: Block, rows: int, columns: int, lanes: int) -> None:
+def copy_tile(s: Any, block: Block, rows: int, columns: int, lanes: int) -> None:
     """All threads together copy a tile."""
     *_, a, b = s.get_loops(block)
     fused = s.fuse(a, b)
@@ -173,7 +174,7 @@ def _copy(s: Any, block: Block, rows: int, columns: int, lanes: int) -> None:
     s.vectorize(lane)
 
 
-def _unroll_tail(s: Any, block: Block, loops: int, vectorize: bool = False) -> None:
+def unroll_tail(s: Any, block: Block, loops: int, vectorize: bool = False) -> None:
     """Unroll the last ``loops`` + 1 loops of a block, or vectorize the last of them."""
     *_, lane = tail = s.get_loops(block)[-loops - 1 :]
     for loop in tail[:-1]:

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <ucontext.h>
 
+typedef unsigned char uchar;
 struct sep_dim { unsigned x, y, z; };
 static sep_dim threadIdx, blockIdx, blockDim, gridDim;
 
@@ -52,8 +53,37 @@ static inline int sep_max(int a, int b) { return a > b ? a : b; }
 static inline int sep_min(int a, int b) { return a < b ? a : b; }
 #define sqrtf __builtin_sqrtf
 
+/* Every lane of a warp holds whole fragments. */
+namespace nvcuda {
+namespace wmma {
+struct matrix_a {};
+struct matrix_b {};
+struct accumulator {};
+struct row_major {};
+enum layout_t { mem_row_major };
+template <typename Use, int m, int n, int k, typename T, typename Layout = void> struct fragment { float x[16][16]; };
+template <typename F> static void load_matrix_sync(F &f, const half *p, unsigned ld) {
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 16; j++) f.x[i][j] = (float)p[i * ld + j];
+}
+template <typename F> static void fill_fragment(F &f, float value) {
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 16; j++) f.x[i][j] = value;
+}
+template <typename C, typename A, typename B> static void mma_sync(C &d, const A &a, const B &b, const C &) {
+  for (int i = 0; i < 16; i++)
+    for (int k = 0; k < 16; k++)
+      for (int j = 0; j < 16; j++) d.x[i][j] += a.x[i][k] * b.x[k][j];
+}
+template <typename C> static void store_matrix_sync(float *p, const C &c, unsigned ld, layout_t) {
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 16; j++) p[i * ld + j] = c.x[i][j];
+}
+}  // namespace wmma
+}  // namespace nvcuda
+
 /* ---- fibers ---- */
-static const int SEP_STACK = 128 * 1024, SEP_MOST = 1024;
+static const int SEP_STACK = 64 * 1024, SEP_MOST = 1024;
 static ucontext_t sep_scheduler, sep_fibers[SEP_MOST];
 static char *sep_stacks;
 static int sep_state[SEP_MOST]; /* 0 running, 1 at a barrier, 2 done */
