@@ -17,7 +17,8 @@ from keras import layers
 import sepcompile
 from sepcompile.api import Artifact
 from sepcompile.errors import ArtifactError, ConfigError, ScheduleError, UnsupportedError
-from sepcompile.frontend.model import ModelReport
+from sepcompile.frontend.model import ModelReport, read_model
+from sepcompile.ir import reference
 from tests.model.test_files import zoo_randomized
 
 ENTRY = "from sepcompile.cli import main; main()"
@@ -188,6 +189,30 @@ def test_inspect(folder: Path, model: Any) -> None:
         assert found.covered_macs == sum(rows[name].macs or 0 for name in ("dw", "mix", "inner/sep"))
     with pytest.raises(ConfigError):
         sepcompile.inspect(3)
+
+
+def test_half_precision_blocks(tmp_path: Path) -> None:
+    """float16 at the edges, float32 inside: within the bound for float16, as Keras's own result is."""
+    policy = "mixed_float16"
+    x = given = keras.Input((8, 8, 6), dtype="float16")
+    x = layers.ReLU(dtype=policy)(x)
+    x = layers.DepthwiseConv2D(3, name="dw", dtype=policy)(x)
+    x = layers.ReLU(6.0, dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
+    x = layers.BatchNormalization(dtype=policy)(layers.Conv2D(4, 1, dtype=policy)(x))
+    half = zoo_randomized(keras.Model(given, layers.ReLU(dtype="float32", name="wide")(x)))
+    read = read_model(half)
+    (unit,) = read.units
+    # The last activation gives float32: it is not of the block.
+    assert [read.graph.nodes[n].layer.name for n in unit.block.calls][-1].startswith("batch")
+    imported = read.build(unit)
+    assert (imported.program.input.dtype, imported.program.output.dtype) == ("float16", "float16")
+    (part,) = compiled(half, tmp_path / "half").parts
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float16")
+    exact = reference.evaluate(imported.program, imported.weights, x)
+    bound = reference.error_bound(imported.program, imported.weights, x, reference.EPS_FLOAT16)
+    got = part.load()(x)
+    assert got.dtype == np.float16 and (np.abs(got - exact) <= bound).all()
+    assert (np.abs(np.asarray(half(x)) - np.maximum(exact, 0)) <= bound).all()
 
 
 # ---- optimize --------------------------------------------------------------------------------------------------------

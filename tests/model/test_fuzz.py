@@ -179,7 +179,7 @@ def run(seeds: list[Seed], folder: Path, count: int, start: int) -> dict[str, in
         suffix, data = case(rng.choice(seeds), rng)
         path = folder / f"case{suffix}"
         path.write_bytes(data)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             found = report(read_model(path))
             end = "compiles" if found.artifacts else "compiles nothing"
@@ -189,7 +189,7 @@ def run(seeds: list[Seed], folder: Path, count: int, start: int) -> dict[str, in
             assert str(error).isprintable(), (number, str(error))
         except Exception as error:
             raise AssertionError(f"case {number}: {type(error).__name__}: {error}") from error
-        assert time.perf_counter() - began < LIMIT_S, number
+        assert time.process_time() - began < LIMIT_S, number
         ends[end] = ends.get(end, 0) + 1
     return ends
 

@@ -224,7 +224,7 @@ def test_models_nested_too_deep() -> None:
 
 def test_models_that_multiply() -> None:
     """1000 ** 8 calls from a file of some kilobytes."""
-    start = time.perf_counter()
+    start = time.process_time()
     config = chain(7, 1000)
     # Every level holds a layer, or nothing would be called at all.
     deepest = config
@@ -235,15 +235,15 @@ def test_models_that_multiply() -> None:
     deepest["output_layers"] = [["d", 0, 0]]
     with pytest.raises(ConfigError, match=r"calls|repeat"):
         read_model({"class_name": "Functional", "config": config})
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_model_that_multiplies_nothing() -> None:
     """The same with no layer inside: no call is counted, yet the work must end."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError):
         read_model({"class_name": "Functional", "config": chain(7, 1000)})
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 ITSELF = {"class_name": "__keras_tensor__", "config": {"keras_history": ["dw", 0, 0]}}
@@ -368,7 +368,7 @@ def secret(tmp_path: Path) -> Path:
 def test_weights_that_are_elsewhere_or_lie(
     attack: Callable[[h5py.File, str, Path], None], kind: str, model: Any, secret: Path, tmp_path: Path
 ) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     path = tmp_path / f"net{kind}"
     if kind == ".weights.h5":
         model.save_weights(path)
@@ -380,7 +380,7 @@ def test_weights_that_are_elsewhere_or_lie(
         read = read_model(model.to_json(), weights=path) if kind == ".weights.h5" else read_model(path)
         read.build(read.units[0])
     assert path.name in str(caught.value) or "dw" in str(caught.value)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 class _weights:  # noqa: N801 - a context manager
@@ -420,10 +420,10 @@ def test_a_group_that_holds_itself(honest: Path) -> None:
     for tree in trees:
         data[tree + 5] = 1  # a level that says its children are trees
         data[tree + 32 : tree + 40] = struct.pack("<Q", tree)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(WeightError, match="deeper"):
         File(bytes(data), "loop.h5").names()
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_truncated_files(honest: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sepcompile.errors import UnsupportedError, WeightError
 
@@ -14,11 +14,15 @@ MAX_STEPS = 2_000_000
 
 @dataclass
 class Raw:
-    """The file's bytes; ``label`` begins every message. ``steps`` counts down the work that is left."""
+    """The file's bytes; ``label`` begins every message. ``steps`` counts down the work that is left.
+
+    ``heaps`` keeps the objects of the global heap collections that have been read, by address and index.
+    """
 
     data: memoryview
     label: str
     steps: int = MAX_STEPS
+    heaps: dict[int, dict[int, memoryview]] = field(default_factory=dict, repr=False)
 
     def fail(self, what: str) -> WeightError:
         """The error for damage."""

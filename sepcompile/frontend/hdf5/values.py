@@ -146,20 +146,27 @@ def _from_heap(raw: Raw, reference: memoryview) -> bytes:
     length, address, index = cursor.number(4), cursor.number(8), cursor.number(4)
     if length == 0:
         return b""
+    if address not in raw.heaps:
+        raw.heaps[address] = _collection(raw, address)
+    body = raw.heaps[address].get(index)
+    if body is None or length > len(body):
+        raise raw.fail(f"no object {index} of {length} bytes in the global heap at byte {address}")
+    return bytes(body[:length]).split(b"\0", 1)[0]
+
+
+def _collection(raw: Raw, address: int) -> dict[int, memoryview]:
+    """The objects of a global heap collection by their index."""
     head = raw.signed(address, 16, b"GCOL", "global heap")
     total = int.from_bytes(head[8:16], "little")
     heap = Cursor(raw, raw.take(address, total, "global heap"), "global heap", 16)
+    objects: dict[int, memoryview] = {}
     while heap.left >= 16:
         raw.step()
-        found = heap.number(2)
+        index = heap.number(2)
         heap.skip(6)
         size = heap.number(8)
-        if found == 0:
+        if index == 0:  # what is left is free
             break
-        body = heap.take(size)
-        if found == index:
-            if length > size:
-                raise raw.fail(f"a string of {length} bytes in a heap object of {size}")
-            return bytes(body[:length]).split(b"\0", 1)[0]
+        objects[index] = heap.take(size)
         heap.align(8)
-    raise raw.fail(f"no object {index} in the global heap at byte {address}")
+    return objects

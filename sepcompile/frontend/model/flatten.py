@@ -15,12 +15,12 @@ from sepcompile.frontend.values import at, fail, mapping, plain, printable, show
 from sepcompile.ir.stages import Origin
 
 MODEL_CLASSES = ("Sequential", "Functional", "Model")
-MAX_LAYERS = 20_000
+MAX_LAYERS = 10_000
 MAX_NESTING = 8
 # After inlining: a model that calls a model twice that calls a model twice ... doubles at every level.
-MAX_CALLS = 40_000
+MAX_CALLS = 20_000
 # Layers, calls and tensors read, once per use of the model they are in: models may multiply without any layer.
-MAX_READ = 200_000
+MAX_READ = 60_000
 _LAYER_KEYS = {
     "module", "class_name", "config", "registered_name", "build_config", "name", "inbound_nodes", "shared_object_id",
     "compile_config", "quantization_config",
