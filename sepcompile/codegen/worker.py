@@ -54,6 +54,12 @@ class Worker:
         self._owner = 0
         self._lock = threading.Lock()
 
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Start the process if it is not running, so that it imports TVM while the caller does something else."""
         with self._lock:

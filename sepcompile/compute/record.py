@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from sepcompile.errors import ScheduleError
 
 ORDERS = ("pixel", "panel")
-PREFETCH = ("none", "stream", "panel")
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,6 @@ class Schedule:
     k_unroll: input channels of the pointwise stage unrolled.
     order: ``pixel`` walks the weight panels inside a pixel tile, ``panel`` the pixel tiles inside a weight panel.
     split: depthwise and pointwise as two kernels with the whole image between them.
-    prefetch: software prefetch in the pointwise loop: ``stream`` fetches the next block's input and this tile's
-        output, ``panel`` the next weights and scratch.
     """
 
     lanes: int
@@ -48,7 +45,6 @@ class Schedule:
     k_unroll: int = 1
     order: str = "pixel"
     split: bool = False
-    prefetch: str = "none"
 
     def to_json(self) -> dict[str, object]:
         """The record as a JSON object."""

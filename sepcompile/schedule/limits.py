@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sepcompile.compute.form import Form
-from sepcompile.compute.record import ORDERS, PREFETCH, Schedule
+from sepcompile.compute.record import ORDERS, Schedule
 from sepcompile.errors import ScheduleError
 from sepcompile.targets import Machine
 
@@ -21,9 +21,8 @@ def check_record(record: Schedule, form: Form, machine: Machine) -> None:
         value = getattr(record, name)
         if value & (value - 1):
             raise ScheduleError(f"schedule: {name}={value} must be a power of two")
-    for name, values in (("order", ORDERS), ("prefetch", PREFETCH)):
-        if getattr(record, name) not in values:
-            raise ScheduleError(f"schedule: {name}={getattr(record, name)!r} must be one of {', '.join(values)}")
+    if record.order not in ORDERS:
+        raise ScheduleError(f"schedule: order={record.order!r} must be one of {', '.join(ORDERS)}")
     _check_blocks(record, form)
     _check_registers(record, form, machine)
 
