@@ -15,14 +15,11 @@ if TYPE_CHECKING:
     from sepcompile.frontend.model import ModelReport
     from sepcompile.runtime.layer import Layer
     from sepcompile.runtime.manifest import Manifest
-    from sepcompile.runtime.results import SelfTest, VerifyReport
+    from sepcompile.runtime.results import VerifyReport
     from sepcompile.targets import Target
 
 TargetName = str | os.PathLike[str]
 
-_SELFTEST_SEED = 20
-_SELFTEST_PERIOD = 4093  # a prime, so that no row or channel of an image sees the same values as its neighbour
-_SELFTEST_SAMPLES = 2048
 _PRECISIONS = ("float32",)
 
 
@@ -231,6 +228,7 @@ def write_layer(
     """Compile a layer or block that the frontend has read into the folder ``output``."""
     from sepcompile.codegen.artifact import link_variant, write_artifact
     from sepcompile.codegen.cache import tool_versions
+    from sepcompile.codegen.selftest import make_selftest
     from sepcompile.ir.printer import to_text
 
     program = imported.program
@@ -249,7 +247,7 @@ def write_layer(
         output=program.output,
         variants=variants,
         weights_drawn=imported.weights_drawn,
-        selftest=_selftest(imported),
+        selftest=make_selftest(program, imported.weights),
         tool_versions=tool_versions(),
     )
     return Artifact(path, program.name, tuple(t.name for t in targets), imported.weights_drawn, imported.notes)
@@ -296,23 +294,3 @@ def _layer_info(imported: ImportedLayer) -> dict[str, object]:
         "keras_version": imported.keras_version,
         "notes": list(imported.notes),
     }
-
-
-def _selftest(imported: ImportedLayer) -> SelfTest:
-    """An input of one batch, samples of its float64 output and the bound that the kernels' arithmetic keeps."""
-    import numpy as np
-
-    from sepcompile.ir.reference import EPS_FLOAT16, EPS_FLOAT32, error_bound, evaluate
-    from sepcompile.runtime.results import SelfTest
-
-    program = imported.program
-    rng = np.random.default_rng(_SELFTEST_SEED)
-    pattern = rng.standard_normal(_SELFTEST_PERIOD).astype(program.input.dtype)
-    shape = (program.batch or 1, *(size or 1 for size in program.input.shape[1:]))
-    x = np.resize(pattern, shape)
-    half = "float16" in (program.input.dtype, program.output.dtype)
-    expected = evaluate(program, imported.weights, x).reshape(-1)
-    bound = error_bound(program, imported.weights, x, EPS_FLOAT16 if half else EPS_FLOAT32).reshape(-1)
-    some = min(_SELFTEST_SAMPLES, expected.size)
-    positions = np.sort(rng.choice(expected.size, some, replace=False)).astype(np.int64)
-    return SelfTest(pattern, shape, positions, expected[positions], bound[positions])

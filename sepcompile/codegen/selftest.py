@@ -1,0 +1,127 @@
+"""The self-test that travels with an artifact: an input, samples of its float64 output, and how far each may be off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepcompile.ir.activations import KINDS, apply
+from sepcompile.ir.passes import canonicalize
+from sepcompile.ir.reference import EPS_FLOAT16, EPS_FLOAT32, error_bound, evaluate
+from sepcompile.ir.stages import Activation, Depthwise, Pad, Program, Stage, TensorSpec, Transpose, input_shape
+from sepcompile.runtime.results import SelfTest
+
+Array = NDArray[Any]
+Weights = Mapping[str, NDArray[np.float32]]
+
+SEED = 20
+PERIOD = 4093  # a prime, so that no row or channel of an image sees the same values as its neighbour
+SAMPLES = 2048
+WHOLE_ELEMENTS = 200_000  # of input and output: up to here the reference computes the whole image
+
+
+def make_selftest(program: Program, weights: Weights) -> SelfTest:
+    """A self-test of one batch.
+
+    The reference of a large image is computed at sampled pixels only: their windows, as a batch of tiny images.
+    """
+    rng = np.random.default_rng(SEED)
+    pattern = rng.standard_normal(PERIOD).astype(program.input.dtype)
+    shape = (program.batch or 1, *(size or 1 for size in program.input.shape[1:]))
+    x = np.resize(pattern, shape)
+    half = "float16" in (program.input.dtype, program.output.dtype)
+    eps = EPS_FLOAT16 if half else EPS_FLOAT32
+    sampled = _sampled_pixels(canonicalize(program), weights, x, eps, rng)
+    if sampled is None:
+        expected = evaluate(program, weights, x).reshape(-1)
+        bound = error_bound(program, weights, x, eps).reshape(-1)
+        positions = np.arange(expected.size)
+    else:
+        positions, expected, bound = sampled
+    some = np.sort(rng.choice(positions.size, min(SAMPLES, positions.size), replace=False))
+    return SelfTest(pattern, shape, positions[some].astype(np.int64), expected[some], bound[some])
+
+
+def _sampled_pixels(
+    program: Program, weights: Weights, x: Array, eps: float, rng: np.random.Generator
+) -> tuple[Array, Array, Array] | None:
+    """(flat positions, expected, bound) of all channels of some pixels; None where only the whole image will do."""
+    elements = x.size + math.prod(size or 1 for size in program.output.shape)
+    if elements <= WHOLE_ELEMENTS or not _is_local(program, weights):
+        return None
+    stages = list(program.stages)
+    batch, rows, columns, channels, first = _output_geometry(program)
+    count = max(16, -(-SAMPLES // channels))
+    pixels = np.unique(np.concatenate([[0, rows * columns - 1], rng.integers(0, rows * columns, count)]))
+    images = rng.integers(0, batch, pixels.size)
+    windows = _windows(program, weights, x, images, pixels // columns, pixels % columns)
+    start = next(i for i, stage in enumerate(stages) if isinstance(stage, Depthwise))
+    inner = tuple(stage for stage in stages[start:] if not isinstance(stage, Transpose))
+    local = replace(
+        program,
+        input=TensorSpec((None, *windows.shape[1:]), program.input.dtype),
+        output=TensorSpec((None, 1, 1, channels), program.output.dtype),
+        stages=inner,
+    )
+    channel = np.arange(channels)
+    if first:
+        flat = (images[:, None] * channels + channel) * rows * columns + pixels[:, None]
+    else:
+        flat = (images[:, None] * rows * columns + pixels[:, None]) * channels + channel
+    values, bounds = evaluate(local, weights, windows), error_bound(local, weights, windows, eps)
+    return flat.reshape(-1), values.reshape(-1), bounds.reshape(-1)
+
+
+def _is_local(program: Program, weights: Weights) -> bool:
+    """Whether an output pixel depends on nothing but its window: no activation along H or W, no alpha per pixel."""
+    for stage in program.stages:
+        if isinstance(stage, Activation):
+            if KINDS[stage.kind].is_rowwise and stage.axis != 3:
+                return False
+            if stage.weight is not None and weights[stage.weight].shape[:2] != (1, 1):
+                return False
+    return any(isinstance(stage, Depthwise) for stage in program.stages)
+
+
+def _output_geometry(program: Program) -> tuple[int, int, int, int, bool]:
+    """(batch, rows, columns, channels) of the output, and whether channels come first in it."""
+    sizes = [size or 1 for size in program.output.shape]
+    first = isinstance(program.stages[-1], Transpose)
+    batch, channels = sizes[0], sizes[1] if first else sizes[-1]
+    spatial = sizes[2:] if first else sizes[1:-1]
+    rows, columns = spatial if len(spatial) == 2 else (1, spatial[0])
+    return batch, rows, columns, channels, first
+
+
+def _windows(program: Program, weights: Weights, x: Array, images: Array, rows: Array, columns: Array) -> Array:
+    """The padded input that each output pixel reads, (pixels, span_h, span_w, C)."""
+    value = x.reshape(x.shape[0], *(int(size or 1) for size in input_shape(program)[1:]))
+    depthwise: Depthwise | None = None
+    for stage in program.stages:
+        if isinstance(stage, Depthwise):
+            depthwise = stage
+            break
+        value = _before(stage, value, weights)
+    assert depthwise is not None
+    spans = [(k - 1) * d + 1 for k, d in zip(depthwise.kernel_size, depthwise.dilation_rate, strict=True)]
+    (sh, sw), (span_h, span_w) = depthwise.strides, spans
+    return np.stack([
+        value[n, y * sh : y * sh + span_h, z * sw : z * sw + span_w]
+        for n, y, z in zip(images, rows, columns, strict=True)
+    ])  # fmt: skip
+
+
+def _before(stage: Stage, value: Array, weights: Weights) -> Array:
+    """A stage in front of the depthwise one."""
+    if isinstance(stage, Transpose):
+        return value.transpose(stage.perm)
+    if isinstance(stage, Pad):
+        return np.pad(value, ((0, 0), *zip(stage.before, stage.after, strict=True), (0, 0)))
+    assert isinstance(stage, Activation)
+    alpha = None if stage.weight is None else weights[stage.weight].astype(np.float64)
+    return apply(stage, value.astype(np.float64), alpha).astype(np.float64)
