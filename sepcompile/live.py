@@ -107,13 +107,16 @@ class _Rewriter:
 
     def model(self, model: Any, names: tuple[str, ...]) -> Any:
         """The model with its blocks replaced; ``names`` are those of the models around its layers."""
-        inputs = [self.keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in model.inputs]
-        if type(model).__name__ == "Sequential":
-            value = inputs[0]
-            for layer in model.layers:
-                value = self._call(layer, names)(value)
-            return self.keras.Model(inputs[0], value, name=model.name)
+        if isinstance(model, self.keras.Sequential):
+            return self._sequential(model, names)
         return self._functional(model, names)
+
+    def _sequential(self, model: Any, names: tuple[str, ...]) -> Any:
+        (tensor,) = model.inputs
+        given = value = self.keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        for layer in model.layers:
+            value = self._call(layer, names)(value)
+        return self.keras.Model(given, value, name=model.name)
 
     def _functional(self, model: Any, names: tuple[str, ...]) -> Any:
         """Keras's own clone calls each layer once per call in the model, through a function of ours."""

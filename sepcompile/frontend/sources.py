@@ -66,7 +66,7 @@ def _from_text(layer: str | bytes | bytearray | os.PathLike[Any], input_shape: o
         raise ConfigError(f"layer={show(text)}: neither JSON text nor a path")
     path = Path(text)
     if path.suffix in (".keras", ".h5", ".hdf5", ".pb"):
-        raise UnsupportedError(f"layer={show(text)}: model files are not read; accepted: a JSON file with one layer")
+        raise UnsupportedError(f"layer={show(text)}: a model file, not one layer; accepted: a JSON file with one layer")
     if path.suffix != ".json" and not _exists(path):
         raise ConfigError(f"layer={show(text)}: neither JSON text (an object) nor the path of a file")
     return _from_json(jsontext.read(path), path.name, input_shape)

@@ -19,7 +19,7 @@ IN_CI = {"ds_cnn": 2, "mobilenet": 4, "mobilenet_v2": 3, "xception": 1, "nasnet_
 
 @pytest.fixture(scope="module", params=list(zoo.NETWORKS))
 def network(request: pytest.FixtureRequest) -> tuple[str, Any, Model]:
-    model = zoo.randomize(zoo.NETWORKS[request.param]())
+    model = zoo.build(request.param)
     return request.param, model, read_model(model)
 
 

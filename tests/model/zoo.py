@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -40,6 +41,16 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 # Separable blocks of each, as counted by hand from keras.applications.
 BLOCKS = {"ds_cnn": 4, "mobilenet": 13, "mobilenet_v2": 17, "xception": 34, "nasnet_mobile": 160}
+
+
+def build(name: str) -> Any:
+    """A network with the weights of ``randomize``; Keras's own random ones, which take long to draw, are skipped."""
+
+    def zeros(self: Any, shape: Any, dtype: Any = None) -> Any:
+        return np.zeros(shape, dtype or "float32")
+
+    with mock.patch.object(keras.initializers.GlorotUniform, "__call__", zeros):
+        return randomize(NETWORKS[name]())
 
 
 def randomize(model: Any, seed: int = 0) -> Any:

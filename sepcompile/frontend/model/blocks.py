@@ -137,6 +137,8 @@ class _Finder:
             return False
         if role.rank != layer.cls.rank or role.channels_first != layer.channels_first:
             return False
+        if role.activation.dtype not in (None, layer.output_dtype):
+            return False
         state.has_mix, state.activated = True, False
         return state.activate(role.activation)
 
