@@ -33,7 +33,7 @@ def optimize(
 
     The result is a ``keras.Model`` of the same library as ``model``: call it, or use ``predict``. What is not compiled
     stays Keras's and shares the layers of ``model``; compiled blocks keep the weights of this moment and have no
-    gradient. Blocks that reach across a nested model's edge, and layers that are called more than once, are left to
+    gradient. No block reaches across a nested model's edge, and layers that are called more than once are left to
     Keras.
 
     Args:
@@ -48,16 +48,15 @@ def optimize(
     from sepcompile.frontend.model import read_model
 
     keras = _library(model)
-    found = read_model(model)
+    found = read_model(model, within_models=True)
     units = [unit for unit in found.select(models.patterns(layers)) if _replaceable(found, unit)]
     if not units:
         why = "no block of it can be replaced; sepcompile.inspect(model) says which there are"
         raise UnsupportedError(f"{found.graph.label}: {why}")
     with tempfile.TemporaryDirectory(prefix="sepcompile-") as temporary:
         folder = Path(output) if output is not None else Path(temporary)
-        built = models.compile_model(
-            model, target=target, output=folder, layers=[unit.name for unit in units], cache=cache
-        )
+        names = [unit.name for unit in units]
+        built = models.compile_model(model, target=target, output=folder, layers=names, cache=cache, within_models=True)
         # Loading maps the library and reads the weights, so the folder may go.
         loaded = {
             part.name: _Part(part.name, part.load(threads=threads), api.manifest(part.path).output.dtype.name)
@@ -76,11 +75,9 @@ def _library(model: Any) -> Any:
 
 
 def _replaceable(model: Model, unit: Unit) -> bool:
-    """Whether its layers stand in one model and are called once each."""
-    layers = [model.graph.nodes[number].layer for number in unit.block.calls]
+    """Whether its layers are called once each."""
     calls = [node.layer.path for node in model.graph.nodes]
-    once = all(calls.count(layer.path) == 1 for layer in layers)
-    return once and len({layer.names[:-1] for layer in layers}) == 1
+    return all(calls.count(model.graph.nodes[number].layer.path) == 1 for number in unit.block.calls)
 
 
 @dataclass(frozen=True)

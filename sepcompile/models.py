@@ -41,6 +41,7 @@ def compile_model(
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
     step: Callable[[str, int], None] | None = None,
+    within_models: bool = False,
 ) -> Artifact:
     """Compile every separable block of a model, each into ``<output>/<block name>/``, and write an index.
 
@@ -51,6 +52,7 @@ def compile_model(
         weights: a weight file for a model without weights: ``.weights.h5``, ``.h5``, ``.npz`` or ``.safetensors``.
         layers: shell-style patterns; only blocks with a layer or an artifact name that matches one are compiled.
         step: called before each block with its name and how many there are.
+        within_models: no block reaches across the edge of a nested model.
         target, keras_version, schedule, output, seed, cache: as for ``sepcompile.compile``; ``output`` is ``build`` if
             None.
 
@@ -61,7 +63,13 @@ def compile_model(
     from sepcompile.frontend.model import read_model
 
     targets = api.find_targets(target)
-    found = read_model(model, weights=weights, input_shape=input_shape, keras_version=keras_version)
+    found = read_model(
+        model,
+        weights=weights,
+        input_shape=input_shape,
+        keras_version=keras_version,
+        within_models=within_models,
+    )
     built, skipped = _build(found, patterns(layers), seed)
     if schedule is not None and len(built) > 1:
         raise ScheduleError(f"{found.graph.label}: a schedule is for one block, and {len(built)} are compiled")

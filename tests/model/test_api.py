@@ -229,6 +229,21 @@ def test_optimize_computes_the_same(model: Any) -> None:
     assert fast.get_layer("stem") is model.get_layer("stem")
 
 
+def test_optimize_keeps_blocks_inside_their_models() -> None:
+    """The same model compiles to blocks that reach into the nested one, which no single Keras layer could replace."""
+    x = given = keras.Input((6, 6, 3))
+    inner = keras.Sequential([keras.Input((6, 6, 3)), layers.SeparableConv2D(4, 3, name="sep")], name="inner")
+    x = layers.ReLU(name="after")(inner(layers.ReLU(name="before")(x)))
+    model = zoo_randomized(keras.Model(given, x))
+    (unit,) = (read := read_model(model)).units
+    assert [read.graph.nodes[n].layer.name for n in unit.block.calls] == ["before", "sep", "after"]
+    fast = sepcompile.optimize(model)
+    assert {"before", "after"} <= {layer.name for layer in fast.layers}
+    assert fast.get_layer("inner").layers[-1].name == "inner_sep_compiled"
+    x = np.random.default_rng(1).normal(size=(2, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_optimize_leaves_what_it_must(model: Any) -> None:
     x = given = keras.Input((6, 6, 3))
     twice = layers.DepthwiseConv2D(3, padding="same", name="twice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,22 @@ def test_channels_first_blocks() -> None:
     built = read.build(unit)
     got = reference.evaluate(built.program, built.weights, x)
     np.testing.assert_allclose(got, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_another_layer_are_not_taken(tmp_path: Path) -> None:
+    """Keras 3 finds weights by class and position: a config in another order would pair layers with wrong weights."""
+    nested().save(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"].reverse()
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, json.dumps(config) if name == "config.json" else data)
+    read = read_model(tmp_path / "other.keras")
+    (unit,) = [unit for unit in read.units if unit.name == "separable_conv2d"]
+    with pytest.raises(WeightError, match="holds the weights of"):
+        read.build(unit)
 
 
 def test_errors_name_the_file_and_the_layer(tmp_path: Path) -> None:

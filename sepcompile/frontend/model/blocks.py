@@ -42,9 +42,12 @@ class Block:
         return (*self.before, self.conv, *self.after)
 
 
-def find_blocks(graph: Graph, roles: Mapping[str, Role]) -> tuple[Block, ...]:
-    """Every block of the graph, in its order. ``roles`` are the layers' by path."""
-    return _Finder(graph, roles).find()
+def find_blocks(graph: Graph, roles: Mapping[str, Role], within_models: bool = False) -> tuple[Block, ...]:
+    """Every block of the graph, in its order. ``roles`` are the layers' by path.
+
+    ``within_models`` keeps each block inside one nested model.
+    """
+    return _Finder(graph, roles, within_models).find()
 
 
 @dataclass
@@ -71,6 +74,7 @@ class _State:
 class _Finder:
     graph: Graph
     roles: Mapping[str, Role]
+    within_models: bool = False
     taken: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -121,7 +125,11 @@ class _Finder:
         readers = [use for index in range(8) for use in self.uses.get(Ref(number, index), ())]
         if len(readers) != 1 or readers[0] < 0 or readers[0] in self.taken or not self._plain(readers[0]):
             return None
-        return readers[0]
+        return readers[0] if self._together(number, readers[0]) else None
+
+    def _together(self, one: int, other: int) -> bool:
+        models = [self.graph.nodes[number].layer.names[:-1] for number in (one, other)]
+        return not self.within_models or models[0] == models[1]
 
     def _fits_after(self, number: int, layer: LayerConfig, state: _State) -> bool:
         role = self._role(number)
@@ -171,7 +179,7 @@ class _Finder:
         maker = ref.node
         if ref.index or maker in self.taken or self.uses[ref] != [number] or not self._plain_maker(maker):
             return None
-        return maker
+        return maker if self._together(maker, number) else None
 
     def _plain_maker(self, maker: int) -> bool:
         return bool(self.graph.nodes[maker].inputs) and self._plain(maker)

@@ -107,19 +107,25 @@ class ModelReport:
 
 
 def read_model(
-    source: object, *, weights: object = None, input_shape: object = None, keras_version: object = None
+    source: object,
+    *,
+    weights: object = None,
+    input_shape: object = None,
+    keras_version: object = None,
+    within_models: bool = False,
 ) -> Model:
     """Reads a model: a ``.keras``, ``.h5`` or ``.hdf5`` file, the JSON of ``to_json()``, or a live model.
 
     ``weights`` is a weight file for a model without its own (or instead of them), ``input_shape`` the shape of a
     model's one input where the file leaves it open, ``keras_version`` which Keras wrote it where it does not say.
+    ``within_models`` keeps each block inside one nested model.
     Raises ``ConfigError``, ``UnsupportedError`` or ``WeightError``, never anything else, whatever the file holds.
     """
     found = find_model(source, weights)
     graph, declared = flatten(found.class_name, found.config, found.label)
     graph = with_shapes(graph, declared, input_shape)
     roles = _roles(graph, found, keras_version)
-    return Model(graph, roles, _units(graph, find_blocks(graph, roles)), found.store, found.version)
+    return Model(graph, roles, _units(graph, find_blocks(graph, roles, within_models)), found.store, found.version)
 
 
 def _roles(graph: Graph, found: ModelSource, stated: object) -> dict[str, Role]:
