@@ -37,7 +37,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
         rows=rows,
         columns=columns,
         tile_rows=1,
-        tile_columns=_even_tile(columns, depthwise.columns),
+        tile_columns=_column_tile(columns, depthwise.columns),
         tap_unroll=depthwise.taps,
         unroll_rows=False,
         staged=depthwise.staged,
@@ -65,7 +65,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
         rows=rows,
         columns=columns,
         tile_rows=tile_rows,
-        tile_columns=_even_tile(columns, width),
+        tile_columns=_column_tile(columns, width),
         tap_unroll=tile.taps,
         unroll_rows=kh * kw <= 49,
         staged=tile.staged,
@@ -136,6 +136,19 @@ def _even_tile(extent: int, wanted: int) -> int:
     return -(-extent // tiles)
 
 
+def _column_tile(columns: int, most: int) -> int:
+    """Output columns of a depthwise register tile: wide, and a divisor of the row where that costs little width.
+
+    A tile that overlaps its neighbour starts at a minimum of two numbers, which hides from LLVM which bounds hold.
+    """
+
+    def cost(width: int) -> float:
+        overlap = 1.25 if columns % width else 1.0
+        return -(-columns // width) * (width + 1.5) * overlap
+
+    return min(range(1, min(most, columns) + 1), key=lambda width: (cost(width), -width))
+
+
 def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, int]]:
     """Candidate blocks (rows, columns)."""
     if split:
@@ -144,7 +157,8 @@ def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, in
         for columns in {_even_tile(form.out_width, size) for size in (32, 48, 64, 80, 100, 128, 200)}:
             yield 1, columns
     else:
-        for rows in {_even_tile(form.out_height, size) for size in range(1, 9)}:
+        shares = {-(-form.out_height // (machine.cores * n)) for n in (1, 2)}
+        for rows in sorted({_even_tile(form.out_height, size) for size in range(1, 9)} | shares):
             yield rows, form.out_width
 
 
@@ -199,6 +213,8 @@ def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
     if form.out_height == 1:
         return 1, _even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
-    # Many rows a block for reuse of the rows that two tiles read, but a whole number of blocks for each core.
-    blocks = machine.cores * max(1, form.out_height // (14 * machine.cores))
-    return -(-form.out_height // blocks), form.out_width
+    # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even number,
+    # for tiles of two rows, and a divisor where there is one.
+    most = max(2, form.out_height // (2 * machine.cores))
+    even = [rows for rows in range(2, most + 1, 2) if form.out_height % rows == 0]
+    return min(form.out_height, max(even, default=most + most % 2)), form.out_width
