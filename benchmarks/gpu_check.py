@@ -22,16 +22,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sepcompile.compute.cuda_packing import pack_weights  # noqa: E402
-from sepcompile.compute.cuda_record import CudaSchedule  # noqa: E402
-from sepcompile.compute.form import Form, read_form  # noqa: E402
-from sepcompile.frontend import ImportedLayer, read_layer  # noqa: E402
-from sepcompile.ir.passes import canonicalize, fold_scale_shift  # noqa: E402
-from sepcompile.ir.reference import evaluate  # noqa: E402
-from sepcompile.runtime.cuda import CudaLayer  # noqa: E402
-from sepcompile.runtime.cuda_manifest import CudaEntry, ImageEntry, LaunchEntry  # noqa: E402
-from sepcompile.runtime.inputs import TensorSpec  # noqa: E402
-from sepcompile.runtime.manifest import PlanEntry, StepEntry  # noqa: E402
+from sepcompile.compute.cuda_packing import pack_weights
+from sepcompile.compute.cuda_record import CudaSchedule
+from sepcompile.compute.form import Form, read_form
+from sepcompile.frontend import ImportedLayer, read_layer
+from sepcompile.ir.passes import canonicalize, fold_scale_shift
+from sepcompile.ir.reference import evaluate
+from sepcompile.runtime.cuda import CudaLayer
+from sepcompile.runtime.cuda_manifest import CudaEntry, ImageEntry, LaunchEntry
+from sepcompile.runtime.inputs import TensorSpec
+from sepcompile.runtime.manifest import PlanEntry, StepEntry
 
 Case = dict[str, Any]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
@@ -78,7 +78,6 @@ def describe(torch: Any) -> dict[str, Any]:
     a = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)
     b = torch.empty_like(a)
     copy = timed(torch, [lambda: b.copy_(a)])
-    del a, b
     m = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
     product = timed(torch, [lambda: m @ m])
     return {
@@ -127,7 +126,8 @@ class Check:
         worst = 0.0
         for build in case["builds"]:
             ours = self.layer(case, build, layer, form, folded)
-            out = torch.full(reference.shape, float("nan"), dtype=getattr(torch, layer.program.output.dtype), device="cuda")
+            dtype = getattr(torch, layer.program.output.dtype)
+            out = torch.full(reference.shape, float("nan"), dtype=dtype, device="cuda")
             ours(torch.from_numpy(x).cuda(), out)
             worst = max(worst, error(out.cpu().numpy(), reference), error(ours(x), reference))
         limit = TOLERANCE[case["dtype"]]
@@ -303,8 +303,8 @@ def print_row(row: dict[str, Any]) -> None:
     peers = {name: round(seconds * 1e6, 2) for name, seconds in row["peers"].items()}
     index = row["builds"].index(best) if times else None
     ours = (row["ours"] or float("nan")) * 1e6
-    print(f"{row['layer']:10s} {row['dtype']:8s} {row['batch']:4d} ours {ours:8.2f} best {best * 1e6:8.2f} (build {index})"
-          f" floor {row['floor'] * 1e6:7.2f} {peers} {'' if all(row['right']) else 'WRONG ' + str(row['right'])}",
+    print(f"{row['layer']:10s} {row['dtype']:8s} {row['batch']:4d} ours {ours:8.2f}"
+          f" best {best * 1e6:8.2f} (build {index}) floor {row['floor'] * 1e6:7.2f} {peers} {'' if all(row['right']) else 'WRONG ' + str(row['right'])}",
           flush=True)  # fmt: skip
 
 

@@ -38,6 +38,7 @@ GRID: list[tuple[str, dict[str, Any], tuple[int, ...]]] = [
     ("SeparableConv1D", {"filters": 40, "kernel_size": 33, "padding": "same", "activation": "relu"}, (77, 32)),
     ("SeparableConv1D", {"filters": 64, "kernel_size": 3, "dilation_rate": 8, "padding": "causal"}, (50, 24)),
     ("SeparableConv1D", {"filters": 20, "kernel_size": 87, "dilation_rate": 2, "padding": "same"}, (40, 16)),
+    ("SeparableConv2D", {"filters": 64, "kernel_size": 3, "padding": "same"}, (9, 7, 64)),
     ("DepthwiseConv2D", {"kernel_size": 3, "padding": "same", "activation": "relu6"}, (15, 14, 128)),
     ("DepthwiseConv2D", {"kernel_size": 3, "strides": 2, "padding": "same"}, (15, 14, 40)),
     ("DepthwiseConv2D", {"kernel_size": 7, "padding": "same"}, (10, 11, 33)),
@@ -65,7 +66,8 @@ def main() -> None:
     for layer in load("dev"):
         if not wanted or layer.name in wanted:
             for dtype in arguments.dtypes.split(","):
-                packer.add("suite", layer.name, layer.class_name, {**layer.config, "dtype": dtype}, layer.input_shape[1:])
+                config = {**layer.config, "dtype": dtype}
+                packer.add("suite", layer.name, layer.class_name, config, layer.input_shape[1:])
     (arguments.folder / "cases.json").write_text(json.dumps(packer.cases))
     total = sum(path.stat().st_size for path in arguments.folder.iterdir())
     print(f"{len(packer.cases)} cases, {total / 2**20:.1f} MB in {arguments.folder}")

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sepcompile.codegen.plan import CompiledKernels, Plan, Step
+from sepcompile.codegen.plan import CompiledKernels, Launch, Plan, Step
 
 MOST_ENTRIES = 2000
 _SCHEMA = "CREATE TABLE IF NOT EXISTS results (hash TEXT, key TEXT, entry TEXT, object BLOB, PRIMARY KEY (hash, key))"
@@ -39,7 +39,7 @@ class CompileCache:
     def put(self, key: str, result: CompiledKernels) -> None:
         """Keep ``result``; when the cache is full the oldest entries go."""
         with contextlib.suppress(sqlite3.Error, OSError), self._open() as database, database:
-            row = (_hash(key), key, _encode(result), result.object_code)
+            row = (_hash(key), key, _encode(result), _object(result))
             database.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", row)
             oldest = "SELECT rowid FROM results ORDER BY rowid DESC LIMIT -1 OFFSET ?"
             database.execute(f"DELETE FROM results WHERE rowid IN ({oldest})", (MOST_ENTRIES,))
@@ -85,11 +85,24 @@ def _hash(key: str) -> str:
 
 
 def _encode(result: CompiledKernels) -> str:
-    return json.dumps(asdict(result.plan), sort_keys=True)
+    images = [(arch, len(image)) for arch, image in result.images]
+    launches = [asdict(launch) for launch in result.launches]
+    return json.dumps({**asdict(result.plan), "images": images, "launches": launches}, sort_keys=True)
 
 
-def _decode(entry: str, object_code: bytes) -> CompiledKernels:
+def _object(result: CompiledKernels) -> bytes:
+    """The object code, or a GPU's images one after the other."""
+    return b"".join(image for _, image in result.images) if result.images else result.object_code
+
+
+def _decode(entry: str, content: bytes) -> CompiledKernels:
     plan = json.loads(entry)
     steps = tuple(Step(**{**step, "operands": tuple(step["operands"])}) for step in plan["steps"])
     intermediates = tuple((name, nbytes) for name, nbytes in plan["intermediates"])
-    return CompiledKernels(Plan(steps, intermediates, plan["x_bytes"], plan["y_bytes"]), object_code)
+    launches = tuple(Launch(**{**launch, "block": tuple(launch["block"])}) for launch in plan["launches"])
+    images, at = [], 0
+    for arch, size in plan["images"]:
+        images.append((arch, content[at : at + size]))
+        at += size
+    whole = Plan(steps, intermediates, plan["x_bytes"], plan["y_bytes"])
+    return CompiledKernels(whole, b"" if images else content, "", "", launches, tuple(images))

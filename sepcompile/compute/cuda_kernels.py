@@ -1,8 +1,8 @@
 """The CUDA kernels of a separable or depthwise layer as tensor expressions over (block, pixel, channel).
 
 Stages, by the names that schedules know them by: ``XI`` a thread's register window of the input, ``DW`` depthwise sums,
-``DL`` a thread's depthwise results, ``D`` what stands between the stages (a tile in shared memory), ``G`` pointwise sums, ``E`` result before it is stored,
-``O`` output.
+``DL`` a thread's depthwise results, ``D`` what stands between the stages (a tile in shared memory), ``G`` pointwise
+sums, ``E`` result before it is stored, ``O`` output.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def depthwise_kernel(form: Form, record: CudaSchedule, source: str, target: str)
     held = te.compute(shape, value, "E")
     output = te.compute(shape, lambda *i: held(*i), "O")
     if whole:
-        view = tile.output_view(form.channels_first_out, form.depthwise_channels, form.depthwise_channels)
+        view = tile.output_view(form.channels_first_out, form.depthwise_channels, tile.channels)
     else:
         view = tile.output_view(False, tile.channels, tile.channels)
     return builder.finish(output, target, view, tile.channels // record.tile_channels)
@@ -187,7 +187,7 @@ def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:
 
     held = te.compute(shape, value, "E")
     output = te.compute(shape, lambda *i: held(*i), "O")
-    view = tile.output_view(form.channels_first_out, form.out_channels, form.out_channels)
+    view = tile.output_view(form.channels_first_out, form.out_channels, tile.filters)
     return builder.finish(output, target, view, tile.filters // record.tile_filters)
 
 

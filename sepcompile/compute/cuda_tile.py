@@ -102,10 +102,10 @@ class Tile:
             inside = tirx.all(inside, x < width)
         return Where(q // height, q % height, x, inside)
 
-    def output_view(self, first: bool, channels: int, stride: int) -> GuardedView:
-        """The result of a kernel, (block, pixel, channel), as an image with ``stride`` channels of memory.
+    def output_view(self, first: bool, channels: int, computed: int) -> GuardedView:
+        """The result of a kernel, (block, pixel, channel), as an image of ``channels``.
 
-        ``first`` for channels_first; elements beyond ``channels`` do not exist.
+        ``first`` for channels_first; of the ``computed`` channels those beyond ``channels`` do not exist.
         """
         f = self.form
 
@@ -114,14 +114,13 @@ class Tile:
             at = self.where(block, pixel)
             if first:
                 plane = f.out_height * f.out_width
-                return (at.image * stride + c) * plane + at.row * f.out_width + at.column
-            return ((at.image * f.out_height + at.row) * f.out_width + at.column) * stride + c
+                return (at.image * channels + c) * plane + at.row * f.out_width + at.column
+            return ((at.image * f.out_height + at.row) * f.out_width + at.column) * channels + c
 
         def inside(index: Sequence[Expr]) -> Expr:
             block, pixel, c = index
             condition = self.where(block, pixel).inside
-            covered = self.filters if self.form.pointwise and stride != self.channels else self.channels
-            return condition if channels >= covered else tirx.all(condition, c < channels)
+            return condition if channels >= computed else tirx.all(condition, c < channels)
 
         return GuardedView(store, inside)
 

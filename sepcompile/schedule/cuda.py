@@ -19,6 +19,10 @@ _MOST_UNROLLED = 40  # a kernel without divisors is unrolled whole up to here
 _MOST_ACCUMULATORS = 64
 _PAD_BYTES = 16
 _FRAGMENT, _WARP = 16, 32
+# Of the model, from measurements on an H200: threads that keep a multiprocessor busy, and in units of a thread's sums
+# what it does besides them and what a second launch takes.
+_BUSY_THREADS, _BUSY_TENSOR_THREADS, _OVERHEAD_SUMS, _SECOND_LAUNCH_SUMS = 1024, 512, 12.0, 20.0
+_MOST_FUSED_TAPS = 13
 _TENSOR_DEPTH = 32
 
 
@@ -41,12 +45,56 @@ _TENSOR = (
     Product(128, 64, 8, _WARP), Product(32, 128, 4, _WARP), Product(16, 64, 4, _WARP), Product(32, 32, 2, _WARP),
 )  # fmt: skip
 # Threads along channels, threads along pixels and window of a depthwise kernel.
-_DEPTHWISE = ((8, 8, 4), (8, 4, 4), (8, 8, 8), (16, 8, 4), (16, 4, 2), (8, 16, 2), (16, 4, 1), (32, 4, 2))
+_DEPTHWISE = ((8, 8, 4), (8, 4, 4), (8, 8, 8), (16, 8, 4), (16, 4, 2), (8, 16, 2), (16, 4, 1), (8, 4, 2))
 
 
 def choose(form: Form, gpu: Gpu, batch: int | None) -> CudaSchedule:
-    """The heuristic's record for ``form``, always one that ``check_record`` accepts."""
-    return candidates(form)[0]
+    """The heuristic's record for ``form``, always one that ``check_record`` accepts.
+
+    One kernel where one block covers all filters and the depthwise stage is short; else two, since every block along
+    the filters would compute the depthwise result again. The product's shape is the one with the least modelled time.
+    """
+    pixels = (batch or USUAL_BATCH) * form.out_height * form.out_width
+    found = candidates(form)
+    if form.pointwise is None:
+        return min(found, key=lambda record: _depthwise_cost(record, form, gpu, pixels))
+    halves = [r for r in found if r.split]
+    whole = [r for r in found if not r.split and r.tile_filters >= form.out_channels]
+    if form.taps > _MOST_FUSED_TAPS or not whole:
+        usable = halves or found
+    elif halves and _rounds(min(whole, key=lambda r: _product_cost(r, form, gpu, pixels)), form, gpu, pixels) <= 1:
+        # A GPU that is not full anyway: smaller tiles of two kernels may finish sooner.
+        usable = [*whole, *halves]
+    else:
+        usable = whole
+    return min(usable, key=lambda record: _product_cost(record, form, gpu, pixels))
+
+
+def _rounds(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
+    """How many times a product's blocks fill the GPU; one at least."""
+    product, _ = _product_of(record, record.tile_rows * record.tile_columns)
+    blocks = -(-pixels // product.pixels) * -(-form.out_channels // product.filters)
+    busy = _BUSY_TENSOR_THREADS if record.tensor else _BUSY_THREADS
+    return max(1.0, blocks * product.rows * product.across / (gpu.multiprocessors * busy))
+
+
+def _product_cost(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
+    """Relative time of a product: rounds of blocks, times the sums of a thread and what it does besides."""
+    product, _ = _product_of(record, record.tile_rows * record.tile_columns)
+    threads = product.rows * product.across
+    sums = product.pixels * product.filters / threads
+    besides = _SECOND_LAUNCH_SUMS if record.split else 4 * form.taps * product.pixels / threads
+    return _rounds(record, form, gpu, pixels) * (sums + _OVERHEAD_SUMS) + besides
+
+
+def _depthwise_cost(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
+    """Relative time of a depthwise layer: as above, with the loads of a window against the sums made from it."""
+    channels = -(-form.depthwise_channels // record.tile_channels) * record.tile_channels
+    threads = -(-pixels // record.window) * channels // record.lanes
+    rounds = max(1.0, threads / (gpu.multiprocessors * _BUSY_THREADS))
+    stride, (_, kw) = form.depthwise.strides[1], form.depthwise.kernel_size
+    loads = ((record.window - 1) * stride + kw) * form.depthwise.kernel_size[0] * record.lanes
+    return rounds * (loads + record.window * record.lanes * (1 + 0.5 * form.taps))
 
 
 def candidates(form: Form) -> list[CudaSchedule]:
@@ -227,6 +275,8 @@ def _plain_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:
         lanes = _window_lanes(form, window)
         while lanes > 1 and _shared_bytes(product, lanes * channels, False) > STATIC_SHARED_BYTES:
             lanes //= 2
+        if lanes == 1 < most_lanes(form):
+            continue  # a tile so large that its channels would be loaded one by one
         shape = tile_shape(form, product.pixels, window)
         taps, depth = window_taps(form), lanes * channels
         yield CudaSchedule(*shape, product.across, product.rows, lanes, window, taps, product.filters, depth)
