@@ -213,8 +213,8 @@ def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
     if form.out_height == 1:
         return 1, _even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
-    # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even number,
-    # for tiles of two rows, and a divisor where there is one.
+    # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even
+    # number, for tiles of two rows, and a divisor where there is one.
     most = max(2, form.out_height // (2 * machine.cores))
     even = [rows for rows in range(2, most + 1, 2) if form.out_height % rows == 0]
     return min(form.out_height, max(even, default=most + most % 2)), form.out_width
