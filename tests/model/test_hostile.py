@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import struct
 import sys
 import time
@@ -525,6 +526,19 @@ def test_pickles_in_an_npz_stay_closed(model: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", **{"dw/kernel": np.array([Evil()], dtype=object)})
     with pytest.raises(WeightError):
         read_model(model.to_json(), weights=tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("name", ["pipe.keras", "pipe.h5", "folder.keras", "folder.h5", "zero.h5", "zero.keras"])
+def test_paths_that_are_no_files(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.startswith("pipe"):
+        os.mkfifo(path)
+    elif name.startswith("zero"):
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(ConfigError, match="not a file"):
+        read_model(path)
 
 
 def test_an_honest_config_is_not_changed_by_reading(honest: Path) -> None:

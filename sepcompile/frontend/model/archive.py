@@ -36,6 +36,8 @@ class Archive:
 def read_archive(path: Path) -> Archive:
     """Raises ``ConfigError`` for a file that is not a sound ``.keras`` archive."""
     try:
+        if not path.is_file():  # a pipe would never end
+            raise ConfigError(f"{path}: not a file; expected a .keras archive")
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path.name)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as cause:

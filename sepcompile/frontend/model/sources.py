@@ -152,9 +152,13 @@ def _from_legacy(path: Path) -> ModelSource:
 def read_bytes(path: Path) -> bytes:
     """A file of at most ``MAX_BYTES``."""
     try:
+        if not path.is_file():  # a device or a pipe would never end
+            raise ConfigError(f"{path}: not a file; expected a .h5 file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as cause:
+        if isinstance(cause, ConfigError):
+            raise
         raise ConfigError(f"{path}: cannot be read: {show(str(cause))}") from None
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path.name}: more than {MAX_BYTES} bytes")
