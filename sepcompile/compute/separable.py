@@ -6,16 +6,15 @@ Stages, by the names that schedules know them by: ``P`` padded input, ``DA`` dep
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
 
 from sepcompile.compute import activations
+from sepcompile.compute.epilogue import alpha_at, epilogue
 from sepcompile.compute.form import Epilogue, is_light
 from sepcompile.compute.kernel import Builder, KernelIR
 from sepcompile.compute.layer import Layer
-from sepcompile.ir.stages import Activation
 
 Expr = Any
 Tensor = Any
@@ -32,25 +31,31 @@ class _Builder(Builder):
 def fused_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """Depthwise and pointwise in one kernel, block by block."""
     builder = _Builder(layer)
-    output = _pointwise(builder, _scratch(builder, _depthwise(builder, source)))
+    output = _pointwise(builder, _between(builder, source))
     return builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
 
 
 def depthwise_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """A depthwise layer."""
     builder = _Builder(layer)
-    output = _depthwise_output(builder, _depthwise(builder, source))
+    form = layer.form
+    output = _finished(builder, _depthwise(builder, source), form.final, "O", form.out_dtype)
     return builder.finish(output, target, {"O": layer.depthwise_output_view})
 
 
 def split_kernels(layer: Layer, source: str, between: str, target: str) -> tuple[KernelIR, KernelIR]:
     """Depthwise and pointwise as two kernels; ``between`` holds ``Layer.scratch_view``'s elements."""
     first = _Builder(layer)
-    head = first.finish(_scratch(first, _depthwise(first, source)), between, {"D": layer.scratch_view})
+    head = first.finish(_between(first, source), between, {"D": layer.scratch_view})
     second = _Builder(layer)
     middle = second.operand(between, layer.tile_shape)
     views = {middle.op.name: layer.scratch_view, "O": layer.pointwise_output_view}
     return head, second.finish(_pointwise(second, middle), target, views)
+
+
+def _between(builder: _Builder, source: str) -> Tensor:
+    """Stage ``D``: what stands between the depthwise and the pointwise stage."""
+    return _finished(builder, _depthwise(builder, source), builder.layer.form.middle, "D", "float32")
 
 
 def _depthwise(builder: _Builder, source: str) -> Tensor:
@@ -79,7 +84,7 @@ def _padded(builder: _Builder, source: str) -> Tensor:
     x = builder.operand(source, (form.height, form.width, form.channels), form.in_dtype)
     rows = (record.rows - 1) * sh + (kh - 1) * dh + 1
     columns = (record.columns - 1) * sw + (kw - 1) * dw + 1
-    alpha = _alpha(builder, form.pre)
+    alpha = alpha_at(builder, form, form.pre)
 
     def value(b: Expr, c: Expr, y: Expr, xx: Expr, lane: Expr) -> Expr:
         row = layer.row(b) * sh - form.pad_before[0] + y
@@ -99,18 +104,18 @@ def _padded(builder: _Builder, source: str) -> Tensor:
     return te.compute(shape, value, "P")
 
 
-def _scratch(builder: _Builder, sums: Tensor) -> Tensor:
-    """Stage ``D``: what stands between the depthwise and the pointwise stage."""
-    layer, form = builder.layer, builder.layer.form
-    finish = _epilogue(builder, form.middle, form.depthwise_channels)
+def _finished(builder: _Builder, sums: Tensor, what: Epilogue, name: str, dtype: str) -> Tensor:
+    """Stage ``name``: the depthwise sums with what follows them, over ``Layer.tile_shape``."""
+    layer = builder.layer
+    finish = epilogue(builder, layer.form, what, layer.form.depthwise_channels)
 
     def value(*index: Expr) -> Expr:
         b, c, rt, ct, r, x, lane = index
         row = layer.row(b) + layer.tile_row(rt) + r
         column = layer.column(b) + layer.tile_column(ct) + x
-        return finish(sums(*index), row, column, layer.channel(c, lane))
+        return finish(sums(*index), row, column, layer.channel(c, lane)).astype(dtype)
 
-    return te.compute(layer.tile_shape, value, "D")
+    return te.compute(layer.tile_shape, value, name)
 
 
 def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
     if not is_light(form.final.activation):
         held = sums
         sums = te.compute(layer.panel_shape, lambda *index: held(*index), "GC")
-    finish = _epilogue(builder, form.final, form.out_channels)
+    finish = epilogue(builder, form, form.final, form.out_channels)
 
     def value(*index: Expr) -> Expr:
         b, panel, tile, i, j, lane = index
@@ -141,45 +146,3 @@ def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
         return finish(sums(*index), row, column, layer.filter(panel, j, lane)).astype(form.out_dtype)
 
     return te.compute(layer.panel_shape, value, "O")
-
-
-def _depthwise_output(builder: _Builder, sums: Tensor) -> Tensor:
-    """Stage ``O`` of a depthwise layer."""
-    layer, form = builder.layer, builder.layer.form
-    finish = _epilogue(builder, form.final, form.out_channels)
-
-    def value(*index: Expr) -> Expr:
-        b, c, rt, ct, r, x, lane = index
-        row = layer.row(b) + layer.tile_row(rt) + r
-        column = layer.column(b) + layer.tile_column(ct) + x
-        return finish(sums(*index), row, column, layer.channel(c, lane)).astype(form.out_dtype)
-
-    return te.compute(layer.tile_shape, value, "O")
-
-
-def _epilogue(builder: _Builder, epilogue: Epilogue, channels: int) -> Callable[[Expr, Expr, Expr, Expr], Expr]:
-    """A function of (value, row, column, channel) that adds the bias and applies the activation."""
-    bias = builder.operand(f"w:{epilogue.bias}", (channels,)) if epilogue.bias else None
-    alpha = _alpha(builder, epilogue.activation)
-
-    def finish(value: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
-        if bias is not None:
-            value = value + bias[channel]
-        if epilogue.activation is None:
-            return value
-        return activations.apply(epilogue.activation, value, alpha and alpha(row, column, channel))
-
-    return finish
-
-
-def _alpha(builder: _Builder, stage: Activation | None) -> Callable[[Expr, Expr, Expr], Expr] | None:
-    """PReLU's weight as a function of (row, column, channel); axes of extent 1 are shared."""
-    if stage is None or stage.weight is None:
-        return None
-    shape = dict(builder.layer.form.alphas)[stage.weight]
-    tensor = builder.operand(f"w:{stage.weight}", shape)
-
-    def at(*where: Expr) -> Expr:
-        return tensor(*(0 if extent == 1 else index for extent, index in zip(shape, where, strict=True)))
-
-    return at
