@@ -303,9 +303,12 @@ def print_row(row: dict[str, Any]) -> None:
     peers = {name: round(seconds * 1e6, 2) for name, seconds in row["peers"].items()}
     index = row["builds"].index(best) if times else None
     ours = (row["ours"] or float("nan")) * 1e6
-    print(f"{row['layer']:10s} {row['dtype']:8s} {row['batch']:4d} ours {ours:8.2f}"
-          f" best {best * 1e6:8.2f} (build {index}) floor {row['floor'] * 1e6:7.2f} {peers} {'' if all(row['right']) else 'WRONG ' + str(row['right'])}",
-          flush=True)  # fmt: skip
+    wrong = "" if all(row["right"]) else f"WRONG {row['right']}"
+    print(
+        f"{row['layer']:10s} {row['dtype']:8s} {row['batch']:4d} ours {ours:8.2f}",
+        f"best {best * 1e6:8.2f} (build {index}) floor {row['floor'] * 1e6:7.2f} {peers} {wrong}",
+        flush=True,
+    )
 
 
 def print_table(report: dict[str, Any]) -> None:

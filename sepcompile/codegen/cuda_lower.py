@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from sepcompile.codegen import cuda_pipeline
-from sepcompile.codegen.cubin import resources
+from sepcompile.codegen.cubin import Resources, resources
 from sepcompile.codegen.cuda_pipeline import CudaFunction
 from sepcompile.codegen.data import data_folder
 from sepcompile.codegen.nvrtc import compile_image
@@ -68,8 +69,7 @@ def compile_form(
     """
     kernels = _kernels(form, record, symbol)
     source = "\n".join([prelude(), *(function.source for function in kernels.functions)])
-    built = tuple((arch, compile_image(source, arch)) for arch in images)
-    _check_resources(built)
+    built = tuple((arch, _image(source, arch)) for arch in images)
     most = _most_batch(form, record)
     steps, launches = [], []
     for function, operands, grid in zip(kernels.functions, kernels.operands, kernels.grids, strict=True):
@@ -118,13 +118,23 @@ def _kernels(form: Form, record: CudaSchedule, symbol: str) -> _Kernels:
     return kernels
 
 
-def _check_resources(images: tuple[tuple[str, bytes], ...]) -> None:
-    """A kernel that spills registers to memory is a schedule that does not fit: it must not be shipped unseen."""
-    for arch, image in images:
-        found = resources(image) if arch.startswith("sm_") else {}
-        for name, needs in found.items():
-            if needs.stack_bytes or needs.shared_bytes > STATIC_SHARED_BYTES + RESERVED_SHARED_BYTES:
-                raise CompileError(f"{name} for {arch}: {needs} spills registers, or its shared memory is too large")
+def _image(source: str, arch: str) -> bytes:
+    """One image. A kernel that spills registers to memory would be slow unseen, so none is shipped.
+
+    ptxas may spill a register or two to fit more blocks on a multiprocessor; asked for one block, it need not.
+    """
+    image = compile_image(source, arch)
+    if _misfits(image, arch):
+        image = compile_image(re.sub(r"__launch_bounds__\((\d+)\)", r"__launch_bounds__(\1, 1)", source), arch)
+    for name, needs in _misfits(image, arch).items():
+        raise CompileError(f"{name} for {arch}: {needs} spills registers, or its shared memory is too large")
+    return image
+
+
+def _misfits(image: bytes, arch: str) -> dict[str, Resources]:
+    most = STATIC_SHARED_BYTES + RESERVED_SHARED_BYTES
+    found = resources(image) if arch.startswith("sm_") else {}
+    return {name: needs for name, needs in found.items() if needs.stack_bytes or needs.shared_bytes > most}
 
 
 def _most_batch(form: Form, record: CudaSchedule) -> int:

@@ -215,9 +215,8 @@ def _launch_kernel(
         ctypes.c_int32(scalars[name]) if name in scalars else ctypes.c_uint64(pointers[name]) for name in step.operands
     ]
     parameters = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-    status = lib.launch(
-        function, blocks, launch.grid_y, 1, *launch.block, launch.shared_bytes, stream, ctypes.addressof(parameters), None
-    )
+    shape = (blocks, launch.grid_y, 1, *launch.block)
+    status = lib.launch(function, *shape, launch.shared_bytes, stream, ctypes.addressof(parameters), None)
     lib.check(step.symbol, status)
 
 

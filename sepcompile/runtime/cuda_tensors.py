@@ -63,7 +63,7 @@ def read_tensor(x: Any, stream: int, layer: str, what: str) -> GpuTensor:
         # Streams 0 and 1 both mean the legacy default stream; DLPack knows it as 1.
         capsule = x.__dlpack__(stream=stream or 1)
         tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
-    except Exception as error:  # whatever a foreign library raises, such as for a tensor that gradients are recorded for
+    except Exception as error:  # whatever a foreign library raises, such as for a tensor with gradients
         raise InputError(f"layer {layer!r}: {what} ({type(x).__name__}) cannot be read by DLPack: {error}") from error
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     dtype = _DTYPES.get((tensor.code, tensor.bits), f"DLPack type {tensor.code} of {tensor.bits} bits")

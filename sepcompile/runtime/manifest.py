@@ -263,7 +263,9 @@ def _check_plan(variant: VariantEntry, manifest: Manifest, where: str) -> None:
         expected = math.prod(int(n or 0) for n in spec.shape[1:]) * spec.dtype.itemsize
         if size != expected:
             raise ArtifactError(f"{where}: {what}_bytes is {size}; {spec} has {expected} per image")
-    known = {"x", "y", *(SCALARS if variant.cuda else ()), *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}
+    known = {"x", "y", *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}
+    if variant.cuda is not None:
+        known |= set(SCALARS)
     for step in plan.steps:
         for operand in step.operands:
             if operand not in known:
