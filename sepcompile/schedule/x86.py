@@ -37,7 +37,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
         rows=rows,
         columns=columns,
         tile_rows=1,
-        tile_columns=_column_tile(columns, depthwise.columns),
+        tile_columns=_column_tile(columns, depthwise.columns, depthwise.staged),
         tap_unroll=depthwise.taps,
         unroll_rows=False,
         staged=depthwise.staged,
@@ -65,7 +65,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
         rows=rows,
         columns=columns,
         tile_rows=tile_rows,
-        tile_columns=_column_tile(columns, width),
+        tile_columns=_column_tile(columns, width, tile.staged),
         tap_unroll=tile.taps,
         unroll_rows=kh * kw <= 49,
         staged=tile.staged,
@@ -136,14 +136,15 @@ def _even_tile(extent: int, wanted: int) -> int:
     return -(-extent // tiles)
 
 
-def _column_tile(columns: int, most: int) -> int:
+def _column_tile(columns: int, most: int, staged: bool) -> int:
     """Output columns of a depthwise register tile: wide, and a divisor of the row where that costs little width.
 
-    A tile that overlaps its neighbour starts at a minimum of two numbers, which hides from LLVM which bounds hold.
+    A tile that overlaps its neighbour starts at a minimum of two numbers, which hides from LLVM which bounds hold; a
+    staged copy of the input has none to test.
     """
 
     def cost(width: int) -> float:
-        overlap = 1.25 if columns % width else 1.0
+        overlap = 1.25 if columns % width and not staged else 1.0
         return -(-columns // width) * (width + 1.5) * overlap
 
     return min(range(1, min(most, columns) + 1), key=lambda width: (cost(width), -width))
