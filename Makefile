@@ -9,13 +9,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow bench lint docs clean
+.PHONY: help demo test test-slow bench gpu-check lint docs clean
 
 help:
 	@echo "make demo       compile, verify and time the layers of two networks on this machine"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the exhaustive tests"
 	@echo "make bench      race the benchmark layers against the installed peers (minutes)"
+	@echo "make gpu-check  check and time the CUDA kernels beside PyTorch (needs a GPU and PyTorch)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       rewrite the tables and outputs in README.md and docs/"
 	@echo "make clean      remove .venv, build/ and caches"
@@ -34,6 +35,12 @@ test-slow: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	@$(PIP) -e '.[bench]'
 	@$(BIN)/sepcompile bench --suite dev --html build/bench.html $(ARGS)
+
+# Packs where TVM is, checks where the GPU is: on another machine run the second line with the same repository.
+gpu-check: $(VENV)/.installed
+	@$(PIP) -e '.[cuda]'
+	@$(BIN)/python benchmarks/gpu_pack.py build/gpu
+	@$(PYTHON) benchmarks/gpu_check.py build/gpu benchmarks/results
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

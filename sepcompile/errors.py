@@ -15,8 +15,8 @@
     └── TuningError                  a search, a measurement or the tuning database failed
 
 Every message says which layer, which field and which value, and what would be accepted.
-The emitted loader carries ``ArtifactError``, ``InputError`` and ``DeviceError`` of its own (``sepcompile.runtime.errors``),
-which are the same classes here.
+The emitted loader carries ``ArtifactError``, ``InputError`` and ``DeviceError`` of its own, which are the same classes
+as here (``sepcompile.runtime.errors``).
 """
 
 from sepcompile.runtime.errors import ArtifactError, DeviceError, InputError, SepcompileError
