@@ -7,7 +7,6 @@ sums, ``E`` result before it is stored, ``O`` output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,11 @@ from tvm import te, tirx
 from sepcompile.compute import activations
 from sepcompile.compute.cuda_record import CudaSchedule, between_dtype
 from sepcompile.compute.cuda_tile import ANY_LENGTH, Grid, GuardedView, Tile
-from sepcompile.compute.form import Epilogue, Form
-from sepcompile.ir.stages import Activation
+from sepcompile.compute.epilogue import alpha_at, epilogue
+from sepcompile.compute.form import Form
 
 Expr = Any
 Tensor = Any
-Finish = Callable[[Expr, Expr, Expr, Expr], Expr]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def depthwise_kernel(form: Form, record: CudaSchedule, source: str, target: str)
     tile = builder.tile
     sums = _depthwise(builder, source)
     whole = form.pointwise is None
-    finish = _epilogue(builder, form.final if whole else form.middle, tile.channels)
+    finish = epilogue(builder, form, form.final if whole else form.middle, tile.channels, padded=True)
     dtype = form.out_dtype if whole else between_dtype(record)
     shape = (builder.blocks, tile.pixels, tile.channels)
 
@@ -122,7 +120,7 @@ def _window(builder: Builder, source: str) -> Tensor:
     stage, window, taps = form.depthwise, record.window, record.taps
     (kh, kw), (sh, sw), (dh, dw) = stage.kernel_size, stage.strides, stage.dilation_rate
     x = builder.operand(source, (ANY_LENGTH,), form.in_dtype)
-    alpha = _alpha(builder, form.pre)
+    alpha = alpha_at(builder, form, form.pre, padded=True)
     dtype = form.in_dtype if form.pre is None else "float32"
 
     def value(b: Expr, g: Expr, dy: Expr, do: Expr, j: Expr, c: Expr) -> Expr:
@@ -156,7 +154,7 @@ def _inside(tile: Tile, block: Expr, pixel: Expr, row: Expr, column: Expr, chann
 def _between(builder: Builder, sums: Tensor) -> Tensor:
     """Stages ``DL`` and ``D``, its copy in shared memory."""
     tile, record = builder.tile, builder.tile.record
-    finish = _epilogue(builder, tile.form.middle, tile.channels)
+    finish = epilogue(builder, tile.form, tile.form.middle, tile.channels, padded=True)
 
     def value(b: Expr, p: Expr, c: Expr) -> Expr:
         at = tile.where(b, p)
@@ -179,7 +177,7 @@ def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:
         return te.sum(between[b, p, k].astype("float32") * weights[k, f].astype("float32"), [k])
 
     sums = te.compute(shape, product, "G")
-    finish = _epilogue(builder, form.final, tile.filters)
+    finish = epilogue(builder, form, form.final, tile.filters, padded=True)
 
     def value(b: Expr, p: Expr, f: Expr) -> Expr:
         at = tile.where(b, p)
@@ -189,34 +187,3 @@ def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:
     output = te.compute(shape, lambda *i: held(*i), "O")
     view = tile.output_view(form.channels_first_out, form.out_channels, tile.filters)
     return builder.finish(output, target, view, tile.filters // record.tile_filters)
-
-
-def _epilogue(builder: Builder, epilogue: Epilogue, channels: int) -> Finish:
-    """A function of (value, row, column, channel) that adds the bias and applies the activation."""
-    bias = builder.operand(f"w:{epilogue.bias}", (channels,)) if epilogue.bias else None
-    alpha = _alpha(builder, epilogue.activation)
-
-    def finish(value: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
-        if bias is not None:
-            value = value + bias[channel]
-        if epilogue.activation is None:
-            return value
-        return activations.apply(epilogue.activation, value, alpha and alpha(row, column, channel))
-
-    return finish
-
-
-def _alpha(builder: Builder, stage: Activation | None) -> Callable[[Expr, Expr, Expr], Expr] | None:
-    """PReLU's weight at (row, column, channel); axes of extent 1 are shared, and a padded element reads the last."""
-    if stage is None or stage.weight is None:
-        return None
-    shape = dict(builder.tile.form.alphas)[stage.weight]
-    tensor = builder.operand(f"w:{stage.weight}", shape)
-
-    def at(*where: Expr) -> Expr:
-        clamped = [tirx.max(0, tirx.min(i, extent - 1)) for extent, i in zip(shape, where, strict=True)]
-        return tensor(*(0 if extent == 1 else i for extent, i in zip(shape, clamped, strict=True)))
-
-    return at
-
-

@@ -110,11 +110,6 @@ def place(program: Program) -> Iterator[Placed]:
         dims = after
 
 
-def stage_shapes(program: Program) -> tuple[Dims, ...]:
-    """The rank-4 shape after every stage: NHWC between the transposes of a channels_first program."""
-    return tuple(placed.after for placed in place(program))
-
-
 def unlift(dims: Dims, layout: Layout, rank: int) -> Shape:
     """``dims`` in the user's rank: a 1-D program's H = 1, wherever the layout has it, is dropped."""
     if rank == 4:
