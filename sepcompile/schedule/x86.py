@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form, is_light
 from sepcompile.compute.record import Schedule
+from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, window
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
@@ -32,12 +33,12 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
     rows, columns = best
     tile = _register_tile(form, machine, rows * columns)
     return Schedule(
-        lanes=_lanes(form.out_channels, machine),
-        depthwise_lanes=_lanes(form.depthwise_channels, machine),
+        lanes=lanes_of(form.out_channels, machine),
+        depthwise_lanes=lanes_of(form.depthwise_channels, machine),
         rows=rows,
         columns=columns,
         tile_rows=1,
-        tile_columns=_column_tile(columns, depthwise.columns, depthwise.staged),
+        tile_columns=column_tile(columns, depthwise.columns, depthwise.staged),
         tap_unroll=depthwise.taps,
         unroll_rows=False,
         staged=depthwise.staged,
@@ -56,28 +57,20 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers.
     tile_rows = min(2, rows) if kh > 1 and max(kh, kw) <= 5 and not tile.staged else 1
     width = 4 if tile_rows > 1 else tile.columns
-    if not is_light(form.final.activation):
+    if not form.final.is_light:
         # The unrolled activation needs registers beside the accumulators.
         width = min(width, machine.vector_registers // 4)
     return Schedule(
-        lanes=_lanes(form.out_channels, machine),
-        depthwise_lanes=_lanes(form.depthwise_channels, machine),
+        lanes=lanes_of(form.out_channels, machine),
+        depthwise_lanes=lanes_of(form.depthwise_channels, machine),
         rows=rows,
         columns=columns,
         tile_rows=tile_rows,
-        tile_columns=_column_tile(columns, width, tile.staged),
+        tile_columns=column_tile(columns, width, tile.staged),
         tap_unroll=tile.taps,
         unroll_rows=kh * kw <= 49,
         staged=tile.staged,
     )
-
-
-def _lanes(channels: int, machine: Machine) -> int:
-    """The widest vector that the channels fill."""
-    lanes = machine.float_lanes
-    while lanes > channels:
-        lanes //= 2
-    return lanes
 
 
 def _splits(form: Form, machine: Machine) -> bool:
@@ -98,7 +91,7 @@ def _prefers_panels(form: Form, machine: Machine, tile: _Tile) -> bool:
 
     Panels are also its tasks then, so there must be enough of them for every core.
     """
-    lanes = _lanes(form.out_channels, machine)
+    lanes = lanes_of(form.out_channels, machine)
     panels = -(-form.out_channels // (lanes * tile.vectors))
     return form.depthwise_channels * form.out_channels * 4 > machine.l2_bytes * 0.6 or panels >= 4 * machine.cores
 
@@ -120,34 +113,8 @@ def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     if form.depthwise.dilation_rate[1] > 1 and not staged:
         # Neighbouring outputs share no input, and each tap's bounds are tested for each output of the tile.
         columns = 2
-    taps = kw if kw < LONG_KERNEL else _window(kw)
+    taps = kw if kw < LONG_KERNEL else window(kw)
     return _DepthwiseTile(columns, taps, staged)
-
-
-def _window(taps: int) -> int:
-    """How many taps of a long kernel are unrolled: a divisor of the kernel near 11 where there is one."""
-    divisors = [n for n in range(5, 16) if taps % n == 0]
-    return min(divisors, key=lambda n: abs(n - 11)) if divisors else 8
-
-
-def _even_tile(extent: int, wanted: int) -> int:
-    """A tile of at most ``wanted`` that covers ``extent`` in as few tiles with as little overlap as possible."""
-    tiles = -(-extent // max(1, wanted))
-    return -(-extent // tiles)
-
-
-def _column_tile(columns: int, most: int, staged: bool) -> int:
-    """Output columns of a depthwise register tile: wide, and a divisor of the row where that costs little width.
-
-    A tile that overlaps its neighbour starts at a minimum of two numbers, which hides from LLVM which bounds hold; a
-    staged copy of the input has none to test.
-    """
-
-    def cost(width: int) -> float:
-        overlap = 1.25 if columns % width and not staged else 1.0
-        return -(-columns // width) * (width + 1.5) * overlap
-
-    return min(range(1, min(most, columns) + 1), key=lambda width: (cost(width), -width))
 
 
 def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, int]]:
@@ -155,11 +122,11 @@ def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, in
     if split:
         yield form.out_height, form.out_width
     elif form.out_height == 1:
-        for columns in {_even_tile(form.out_width, size) for size in (32, 48, 64, 80, 100, 128, 200)}:
+        for columns in {even_tile(form.out_width, size) for size in (32, 48, 64, 80, 100, 128, 200)}:
             yield 1, columns
     else:
         shares = {-(-form.out_height // (machine.cores * n)) for n in (1, 2)}
-        for rows in sorted({_even_tile(form.out_height, size) for size in range(1, 9)} | shares):
+        for rows in sorted({even_tile(form.out_height, size) for size in range(1, 9)} | shares):
             yield rows, form.out_width
 
 
@@ -187,7 +154,7 @@ class _Tile:
 
 def _register_tile(form: Form, machine: Machine, pixels: int) -> _Tile:
     """The pointwise register tile with the fewest cycles for one block of ``pixels``, by a model of the core."""
-    lanes = _lanes(form.out_channels, machine)
+    lanes = lanes_of(form.out_channels, machine)
     vectors = -(-form.out_channels // lanes)
     shapes = [(height, width) for width in range(1, min(6, vectors) + 1) for height in _heights(machine, width)]
     tiles = [_tile(machine, pixels, vectors, *shape) for shape in shapes if shape[0] <= pixels]
@@ -213,7 +180,7 @@ def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) 
 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
     if form.out_height == 1:
-        return 1, _even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
+        return 1, even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
     # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even
     # number, for tiles of two rows, and a divisor where there is one.
     most = max(2, form.out_height // (2 * machine.cores))

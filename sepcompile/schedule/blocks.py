@@ -1,0 +1,39 @@
+"""How extents are cut: what the schedule choosers of all CPU families share."""
+
+from __future__ import annotations
+
+from sepcompile.targets import Machine
+
+
+def lanes_of(channels: int, machine: Machine) -> int:
+    """The widest vector that the channels fill."""
+    lanes = machine.float_lanes
+    while lanes > channels:
+        lanes //= 2
+    return lanes
+
+
+def window(taps: int) -> int:
+    """How many taps of a long kernel are unrolled: a divisor of the kernel near 11 where there is one."""
+    divisors = [n for n in range(5, 16) if taps % n == 0]
+    return min(divisors, key=lambda n: abs(n - 11)) if divisors else 8
+
+
+def even_tile(extent: int, wanted: int) -> int:
+    """A tile of at most ``wanted`` that covers ``extent`` in as few tiles with as little overlap as possible."""
+    tiles = -(-extent // max(1, wanted))
+    return -(-extent // tiles)
+
+
+def column_tile(columns: int, most: int, staged: bool) -> int:
+    """Output columns of a depthwise register tile: wide, and a divisor of the row where that costs little width.
+
+    A tile that overlaps its neighbour starts at a minimum of two numbers, which hides from LLVM which bounds hold; a
+    staged copy of the input has none to test.
+    """
+
+    def cost(width: int) -> float:
+        overlap = 1.25 if columns % width and not staged else 1.0
+        return -(-columns // width) * (width + 1.5) * overlap
+
+    return min(range(1, min(most, columns) + 1), key=lambda width: (cost(width), -width))
