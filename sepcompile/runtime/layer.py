@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from .bound import BoundCall
 from .buffers import Buffer, address_of, aligned_copies, aligned_empty
 from .cuda_tensors import gpu_device
 from .errors import ArtifactError, InputError
@@ -138,6 +140,29 @@ class Layer:
         finally:
             self._contexts.append(context)
         return out
+
+    def bind(self, *inputs: Any, out: Any = None) -> BoundCall:
+        """The layer with its arrays in fixed places: ``bound()`` reads what the inputs hold by then and fills ``out``.
+
+        ``inputs``: what a call takes, as C-contiguous NumPy arrays of the layer's own dtype; ``out``: as for a call, a
+        new array where None. Raises ``InputError``, also for an input that a call would have to convert, since later
+        writes to it would be lost.
+        """
+        call: Callable[..., np.ndarray] = self
+        out = call(*inputs, out=out)
+        for x in inputs:
+            if type(x) is not np.ndarray or x.dtype != self._in_dtype or not x.flags.c_contiguous:
+                raise InputError(
+                    f"layer {self._name!r}: an input of type {type(x).__name__} cannot be bound; expected a "
+                    f"C-contiguous numpy.ndarray of {self._in_dtype.name}, which need not be converted"
+                )
+        return BoundCall(inputs, out, lambda: self._in_place(inputs, out))
+
+    def _in_place(self, inputs: tuple[np.ndarray, ...], out: np.ndarray) -> tuple[Callable[[], object], object]:
+        """The native call on checked arrays, and the context of its own that must live as long."""
+        context = self._new_context()
+        addresses = [address_of(array) for array in (*inputs, out)]
+        return partial(self._run, context[0], *addresses, out.shape[0]), (self, context)
 
     def _call_on_gpu(self, x: Any, out: Any) -> np.ndarray:
         """A GPU's tensor goes to the artifact's variant for GPUs, which is opened by the first one."""

@@ -33,7 +33,7 @@ class PoolCode(Protocol):
 
 
 class KeepsPool(Protocol):
-    """What must let go of its pool in the child after a fork."""
+    """What must let go of its pool in the child after a fork, since threads do not survive one."""
 
     def forget_pool(self) -> None: ...
 
@@ -90,12 +90,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
 
 
+def on_fork(keeper: KeepsPool) -> None:
+    """Have ``keeper.forget_pool()`` called in the child after a fork."""
+    _keepers.add(keeper)
+
+
 def pool_address(threads: int, code: PoolCode, keeper: KeepsPool) -> int:
     """The address of this process's pool for ``threads`` threads (2 or more), started when it does not exist.
 
     ``keeper.forget_pool()`` is called in the child after a fork.
     """
-    _keepers.add(keeper)
+    on_fork(keeper)
     registry = _registry()
     with registry.lock:
         address = registry.pools.get(threads)

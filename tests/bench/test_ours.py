@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,23 +19,22 @@ CONFIG = {"filters": 3, "kernel_size": 3, "data_format": "channels_first"}
 LAYER = BenchLayer("c", "SeparableConv1D", (2, 4, 9), CONFIG)
 
 
-def test_calls_with_an_output_array_in_the_layers_own_layout(tmp_path) -> None:
+def test_binds_arrays_in_the_layers_own_layout(tmp_path) -> None:
     geo, data = layers.geometry(LAYER), layers.make_data(LAYER)
     expected = reference.evaluate(geo, data)
     asked = []
 
-    def load(path: str, threads: int):
-        asked.append((path, threads))
-
-        def layer(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    class Layer:
+        def __call__(self, x: np.ndarray) -> np.ndarray:
             assert x.shape == (2, 4, 9) and x.flags.c_contiguous
-            y = layers.own_layout(geo, expected).astype(np.float32)
-            if out is None:
-                return y
-            out[...] = y
-            return out
+            return layers.own_layout(geo, expected).astype(np.float32)
 
-        return layer
+        def bind(self, x: np.ndarray, out: np.ndarray) -> Callable[[], None]:
+            return lambda: np.copyto(out, self(x))
+
+    def load(path: str, threads: int) -> Layer:
+        asked.append((path, threads))
+        return Layer()
 
     ours = Ours(Settings("sepcompile", threads=2), SimpleNamespace(load=load, __version__="7"))
     assert ours.info().version == "7" and ours.info().threads == 2

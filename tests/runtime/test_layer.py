@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import numpy as np
@@ -181,3 +182,35 @@ def test_large_results_are_aligned():
     for nbytes in (4096, 100_000):
         array = buffers.aligned_empty((nbytes // 4,), np.dtype(np.float32), nbytes)
         assert array.ctypes.data % 64 == 0 and array.nbytes == nbytes and array.flags.carray
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bound_calls_read_and_write_in_place(artifact, samples, threads):
+    layer = load(artifact, threads=threads)
+    x, again = samples().input(3), samples().input(3)[::-1].copy()
+    bound = layer.bind(x)
+    expected = layer(x)
+    bound.out[:] = np.nan
+    assert bound() is bound.out and bound.inputs == (x,)
+    np.testing.assert_array_equal(bound.out, expected)
+    x[:] = again
+    np.testing.assert_array_equal(bound(), layer(again))
+    y = np.full_like(expected, np.nan)
+    assert layer.bind(x, out=y)() is y
+    np.testing.assert_array_equal(y, layer(again))
+
+
+def test_bound_calls_outlive_their_layer(artifact, samples):
+    x = samples().input(2)
+    bound = load(artifact, threads=2).bind(x)
+    gc.collect()
+    np.testing.assert_array_equal(bound(), samples().expected(x))
+
+
+def test_bind_refuses_what_it_would_have_to_convert(artifact, samples):
+    layer, x = load(artifact), samples().input(2)
+    for other in (x.astype(np.float64), np.asfortranarray(x), x.tolist()):
+        with pytest.raises(InputError):
+            layer.bind(other)
+    with pytest.raises(InputError, match="overlaps"):
+        layer.bind(x, out=x)

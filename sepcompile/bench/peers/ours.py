@@ -16,14 +16,14 @@ ARTIFACT, FAILURE = "artifact", "artifact-error.json"
 
 
 class Ours:
-    """``sepcompile.load`` and a call with an output array."""
+    """``sepcompile.load``, with the arrays bound as the peers' are."""
 
     def __init__(self, settings: Settings, package: Any) -> None:
         self._threads, self._package = settings.threads, package
 
     def info(self) -> PeerInfo:
         version = str(getattr(self._package, "__version__", "development"))
-        return PeerInfo(version, threads=self._threads, notes="artifact through sepcompile.load, layer(x, out=y)")
+        return PeerInfo(version, threads=self._threads, notes="artifact through sepcompile.load, layer.bind(x, out=y)")
 
     def prepare(self, case: Case) -> list[Candidate]:
         failure = case.folder / FAILURE
@@ -32,7 +32,7 @@ class Ours:
         layer = self._package.load(str(case.folder / ARTIFACT), threads=self._threads)
         x = aligned(own_layout(case.geo, case.data.x))
         y = aligned_like(layer(x).shape)
-        return [Candidate("artifact", lambda: layer(x, out=y), lambda: to_nhwc(case.geo, y), keep=(x, y, layer))]
+        return [Candidate("artifact", layer.bind(x, out=y), lambda: to_nhwc(case.geo, y), keep=(layer,))]
 
 
 def create(settings: Settings) -> Ours:
