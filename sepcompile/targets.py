@@ -16,7 +16,7 @@ from pathlib import Path
 from sepcompile.errors import TargetError
 from sepcompile.runtime import cpu
 
-FAMILIES = ("x86", "cuda")
+FAMILIES = ("x86", "arm", "cuda")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Machine:
     ``vector_bits`` and ``vector_registers`` describe the SIMD unit; ``tile_registers`` is how many of them a pointwise
     register tile may take, its weights and its broadcast input included: fewer where multiplying and adding needs
     others besides, as it does without a fused multiply-add. ``fma_ports`` how many fused multiply-adds start in
-    a cycle. Cache sizes are in bytes and per core (``l3_bytes``: one core's share).
+    a cycle, ``fma_latency`` after how many cycles a sum can be added to again, ``load_ports`` how many vectors are
+    loaded in a cycle. Cache sizes are in bytes and per core (``l3_bytes``: one core's share, 0 without one).
     """
 
     vector_bits: int
@@ -37,6 +38,8 @@ class Machine:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    fma_latency: int = 4
+    load_ports: int = 2
 
     @property
     def float_lanes(self) -> int:
@@ -79,7 +82,9 @@ class Target:
     """A target read from its TOML file.
 
     ``tvm`` is TVM's target dict, ``requires`` the CPU feature flags (as /proc/cpuinfo spells them), ``triple`` what zig
-    links for, ``arch`` the machine's name in ``platform.machine()``.
+    links for, ``arch`` the machine's name in ``platform.machine()``. ``aliases`` are further names that find it.
+    ``cpu_parts`` are the CPU's own numbers, as "implementer:part" in /proc/cpuinfo: of several targets whose features
+    a machine has, ``native`` takes the one that names its part.
 
     A target of the family ``cuda`` has a ``gpu``, and ``images``: the cubins (``sm_90``) and PTX (``compute_75``) that
     its artifacts carry; its ``arch`` is ``cuda``, and nothing is linked.
@@ -96,6 +101,8 @@ class Target:
     example_devices: tuple[str, ...] = ()
     gpu: Gpu | None = None
     images: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    cpu_parts: tuple[str, ...] = ()
 
 
 def folder() -> Path:
@@ -123,21 +130,27 @@ def get_target(name: str | os.PathLike[str]) -> Target:
     if text.endswith(".toml"):
         return read_target(Path(text))
     known = {path.stem: path for path in sorted(folder().glob("*.toml"))}
-    if text not in known:
-        raise TargetError(f"target={text!r} is unknown; known are native, {', '.join(known)}, or a path to a TOML file")
-    return read_target(known[text])
+    if text in known:
+        return read_target(known[text])
+    targets = list_targets()
+    for target in targets:
+        if text in target.aliases:
+            return target
+    names = [*known, *(alias for target in targets for alias in target.aliases)]
+    raise TargetError(f"target={text!r} is unknown; known are native, {', '.join(names)}, or a path to a TOML file")
 
 
 def native() -> Target:
     """The best target that this machine can run, chosen from CPU feature flags, with this machine's cores and caches.
 
-    Never by the CPU's model name: under a hypervisor the name and the features disagree.
+    Never by the CPU's model name: under a hypervisor the name and the features disagree. Of targets with the same
+    features the one that names the CPU's part number is taken, if there is one.
     """
-    arch, features = cpu.machine(), cpu.features()
+    arch, features, parts = cpu.machine(), cpu.features(), cpu.parts()
     fitting = [t for t in list_targets() if t.arch == arch and set(t.requires) <= features]
     if not fitting:
         raise TargetError(f"target='native': none runs on this machine ({arch}); give one by name to cross-compile")
-    best = max(fitting, key=lambda t: (len(t.requires), t.machine.vector_bits))
+    best = max(fitting, key=lambda t: (len(t.requires), bool(parts & set(t.cpu_parts)), t.machine.vector_bits))
     return replace(best, machine=replace(best.machine, cores=_cores(), **_caches()))
 
 
@@ -177,14 +190,22 @@ def read_target(path: Path) -> Target:
         triple=link.text("triple"),
         tvm=dict(reader.table("tvm").data),
         requires=requires.texts("features"),
-        machine=Machine(**{name: machine.integer(name) for name in Machine.__dataclass_fields__}),
+        machine=_read_machine(machine),
         example_devices=reader.texts("example_devices"),
+        aliases=reader.texts("aliases", optional=True),
+        cpu_parts=requires.texts("cpu_parts", optional=True),
     )
     for table in (reader, machine, requires, link):
         table.done()
     if target.family not in FAMILIES:
         raise TargetError(f"target file {path}: family={target.family!r} must be one of {', '.join(FAMILIES)}")
     return target
+
+
+def _read_machine(table: _Table) -> Machine:
+    optional = {"fma_latency", "load_ports"}
+    names = [name for name in Machine.__dataclass_fields__ if name not in optional or name in table.data]
+    return Machine(**{name: table.integer(name, least=0 if name == "l3_bytes" else 1) for name in names})
 
 
 def _read_cuda(path: Path, reader: _Table) -> Target:
@@ -228,13 +249,15 @@ class _Table:
     def text(self, key: str) -> str:
         return str(self._get(key, str))
 
-    def integer(self, key: str) -> int:
+    def integer(self, key: str, least: int = 1) -> int:
         value = self._get(key, int)
-        if not isinstance(value, int) or value < 1:
-            raise TargetError(f"target file {self.where}: {key}={value!r} must be at least 1")
+        if not isinstance(value, int) or value < least:
+            raise TargetError(f"target file {self.where}: {key}={value!r} must be at least {least}")
         return value
 
-    def texts(self, key: str) -> tuple[str, ...]:
+    def texts(self, key: str, optional: bool = False) -> tuple[str, ...]:
+        if optional and key not in self.data:
+            return ()
         values = self._get(key, list)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise TargetError(f"target file {self.where}: {key}={values!r} must be a list of strings")

@@ -43,6 +43,12 @@ def features() -> frozenset[str]:
     return frozenset(found | {alias for name in found for alias in _ALIASES.get(name, ())})
 
 
+@cache
+def parts() -> frozenset[str]:
+    """The parts that Arm's cores say they are, as ``implementer:part`` (``0x41:0xd08``); empty elsewhere."""
+    return frozenset(cpu_arm.parts(cpuinfo())) if machine() in ("aarch64", "armv7") else frozenset()
+
+
 def missing(required: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the ``required`` features that this machine lacks."""
     here = features()

@@ -22,14 +22,29 @@ _HWCAP_32 = (
 
 
 def features(info: str, arch: str) -> set[str]:
-    """What the kernel tells this process (its auxiliary vector), and what ``/proc/cpuinfo`` lists for every core.
+    """What the kernel tells this process (its auxiliary vector); without it, what ``/proc/cpuinfo`` lists per core.
 
-    The vector comes first: a 32-bit process on a 64-bit kernel reads the 64-bit names in the file.
+    The vector is what all cores of a mixed machine have. The file is read only where a C library lacks ``getauxval``:
+    it shows 64-bit names to a 32-bit process, and it may be another machine's under emulation.
     """
     if arch == "armv7":
-        return _bits(_AT_HWCAP, _HWCAP_32) or words_per_core(info, "Features")
-    found = _bits(_AT_HWCAP, _HWCAP_64) | _bits(_AT_HWCAP2, _HWCAP2_64)
-    return found | words_per_core(info, "Features")
+        found = _bits(_AT_HWCAP, _HWCAP_32)
+    else:
+        found = _bits(_AT_HWCAP, _HWCAP_64) | _bits(_AT_HWCAP2, _HWCAP2_64)
+    return found or words_per_core(info, "Features")
+
+
+def parts(info: str) -> set[str]:
+    """The distinct ``implementer:part`` of the cores in ``/proc/cpuinfo``."""
+    found: set[str] = set()
+    implementer = ""
+    for line in info.splitlines():
+        key, _, value = (text.strip() for text in line.partition(":"))
+        if key == "CPU implementer":
+            implementer = value
+        elif key == "CPU part":
+            found.add(f"{implementer}:{value}")
+    return found
 
 
 def _bits(entry: int, names: str) -> set[str]:

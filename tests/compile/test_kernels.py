@@ -73,21 +73,21 @@ GRID = [
 TARGETS = [pytest.param(target, id=target.name) for target in runnable_targets()]
 
 
-def _options(config: Config) -> dict[str, str]:
+def options(config: Config) -> dict[str, str]:
     return {"keras_version": "2"} if config.get("padding") == "causal" else K3
 
 
-def _label(case: tuple[str, Config, tuple[int, ...]]) -> str:
+def label(case: tuple[str, Config, tuple[int, ...]]) -> str:
     name, config, shape = case
     words = [f"{key[:1]}{value}" for key, value in config.items() if key not in ("activation", "padding")]
     return f"{name[0]}{name[-2:]}-{'x'.join(map(str, shape))}-{'-'.join(words)}".replace(" ", "")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", GRID, ids=_label)
+@pytest.mark.parametrize("case", GRID, ids=label)
 def test_integers_are_bit_exact_inside_guard_pages(case: tuple[str, Config, tuple[int, ...]], target: Target) -> None:
     name, config, shape = case
-    layer = with_integers(read(name, config, (None, *shape), **_options(config)))
+    layer = with_integers(read(name, config, (None, *shape), **options(config)))
     x = image(layer, integers=True)
     reference, _ = expected(layer, x)
     kernels = Kernels(build(layer, target))
@@ -101,13 +101,13 @@ def test_integers_are_bit_exact_inside_guard_pages(case: tuple[str, Config, tupl
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", GRID, ids=_label)
+@pytest.mark.parametrize("case", GRID, ids=label)
 def test_any_schedule_that_fits_is_bit_exact(case: tuple[str, Config, tuple[int, ...]], target: Target) -> None:
     name, config, shape = case
-    layer = with_integers(read(name, config, (None, *shape), **_options(config)))
+    layer = with_integers(read(name, config, (None, *shape), **options(config)))
     x = image(layer, integers=True)
     reference, _ = expected(layer, x)
-    rng = random.Random(_label(case) + target.name)
+    rng = random.Random(label(case) + target.name)
     for _ in range(2):
         record = random_record(form_of(layer), target.machine, rng)
         kernels = Kernels(build(layer, target, record))
@@ -120,10 +120,10 @@ def test_any_schedule_that_fits_is_bit_exact(case: tuple[str, Config, tuple[int,
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("case", GRID[::3], ids=_label)
+@pytest.mark.parametrize("case", GRID[::3], ids=label)
 def test_floats_are_within_the_derived_bound(case: tuple[str, Config, tuple[int, ...]], target: Target) -> None:
     name, config, shape = case
-    layer = read(name, config, (None, *shape), **_options(config))
+    layer = read(name, config, (None, *shape), **options(config))
     x = image(layer, integers=False)
     kernels = Kernels(build(layer, target))
     reference, bound = expected(layer, x)
