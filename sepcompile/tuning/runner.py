@@ -5,7 +5,7 @@ A *candidate* is an ordinary artifact; a *runner* has it measured somewhere: in 
 
 - ``submit`` returns at once with a future. Up to ``capacity`` measurements run at the same time, on different
   machines; more are queued. Futures may finish in any order.
-- A measurement is made by ``device/measure.py``, which needs Python and NumPy there and nothing else. It loads the two
+- A measurement is made by the program ``device/``, which needs Python and NumPy there, nothing else. It loads the two
   artifacts with their own loaders, each in a process of its own, checks their numbers first (the float64 self-test,
   every buffer between guard pages, and the candidate's whole output against the incumbent's), and only then times the
   two in interleaved rounds: both sides of a ratio come from the same machine at the same time.
@@ -33,8 +33,8 @@ from typing import Self, get_type_hints
 from sepcompile.errors import TuningError
 from sepcompile.tuning.stats import Comparison, compare
 
-DEVICE_PROGRAM = Path(__file__).parent / "device" / "measure.py"
-"""The program that measures; see its own text."""
+DEVICE_PROGRAM = Path(__file__).parent / "device"
+"""The program that measures: a folder, run as ``python <folder>``; see its own text."""
 
 FAILURES = ("compile", "load", "wrong", "crash", "hang", "memory", "lost")
 """Kinds of failure: what happened to a candidate, or (``lost``) to the machine that should have measured it."""
