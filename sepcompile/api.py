@@ -249,6 +249,7 @@ def write_layer(
         weights_drawn=imported.weights_drawn,
         selftest=make_selftest(program, imported.weights),
         tool_versions=tool_versions(),
+        residual=program.residual,
     )
     return Artifact(path, program.name, tuple(t.name for t in targets), imported.weights_drawn, imported.notes)
 

@@ -83,6 +83,7 @@ def write_artifact(
     weights_drawn: bool,
     selftest: SelfTest,
     tool_versions: Mapping[str, str],
+    residual: TensorSpec | None = None,
 ) -> Path:
     """Writes the artifact to the folder ``output_dir``, whole or not at all, and returns its path.
 
@@ -102,11 +103,11 @@ def write_artifact(
         files |= images or {record.library: linked.library}
     files[WEIGHTS] = weights.data
     files[SELFTEST] = _selftest_file(selftest, input)
-    texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn)
+    texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn, residual is not None)
     files |= {path: text.encode() for path, text in texts.items()} | _runtime_files()
     manifest = manifest_text(
         name=name, layer=layer_info, ir=ir_text, input=input, output=output, weights_drawn=weights_drawn,
-        variants=records, files=files, tools=tool_versions,
+        variants=records, files=files, tools=tool_versions, residual=residual,
     )  # fmt: skip
     return _write(Path(output_dir).resolve(), files, manifest)
 
@@ -221,6 +222,7 @@ def _texts(
     records: Sequence[VariantRecord],
     weights: TensorFile,
     weights_drawn: bool,
+    residual: bool,
 ) -> dict[str, str]:
     """The files that templates give, by their paths. The C API is for CPUs: without any, there is none."""
     on_cpus = [record for record in records if not record.images]
@@ -239,6 +241,7 @@ def _texts(
         "variants": [_template_variant(record, weights) for record in on_cpus or records],
         "weight_slots": max(1, *(len(record.weights) for record in records)),
         "weights_drawn": weights_drawn,
+        "residual": residual,
     }
     texts = {
         "__init__.py": render("init.py.j2", **values),

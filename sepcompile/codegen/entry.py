@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from sepcompile.codegen.data import render
-from sepcompile.codegen.plan import Plan, Step
+from sepcompile.codegen.plan import RESIDUAL, Plan, Step
 from sepcompile.errors import CompileError
 
 ENTRY_ABI = 1
@@ -26,9 +26,13 @@ def symbol_name(name: str) -> str:
     return text if not text[0].isdigit() else f"layer_{text}"
 
 
-def exported_symbols(name: str) -> tuple[str, ...]:
-    """The functions that a library of ``name`` (a C identifier) exports, apart from those of the pool."""
-    return tuple(f"{name}_{suffix}" for suffix in ("abi", "layer_bytes", "arena_bytes", "init", "run", "free"))
+def exported_symbols(name: str, residual: bool = False) -> tuple[str, ...]:
+    """The functions that a library of ``name`` (a C identifier) exports, apart from those of the pool.
+
+    ``residual``: the layer has a second input, which its run function takes too and is called after.
+    """
+    run = "run_residual" if residual else "run"
+    return tuple(f"{name}_{suffix}" for suffix in ("abi", "layer_bytes", "arena_bytes", "init", run, "free"))
 
 
 def pool_symbols(name: str) -> tuple[str, ...]:
@@ -61,6 +65,7 @@ def render_entry(plan: Plan, *, name: str, weights: Sequence[str], grain_macs: i
         weight_count=len(table),
         x_bytes=plan.x_bytes,
         y_bytes=plan.y_bytes,
+        residual=plan.residual,
         intermediate_bytes=intermediate_bytes,
         slot_bytes=_round_up(intermediate_bytes + scratch, _SLOT),
         kernels=sorted({(step.symbol, len(step.operands)) for step in plan.steps}),
@@ -96,13 +101,13 @@ def _place(intermediates: Sequence[tuple[str, int]]) -> tuple[dict[str, int], in
 
 def _operand(operand: str, table: dict[str, int], offsets: dict[str, int], step: Step) -> str:
     kind, _, what = operand.partition(":")
-    if operand in ("x", "y"):
+    if operand in ("x", "y", RESIDUAL):
         return operand
     if kind == "w" and what in table:
         return f"call->layer->weights[{table[what]}]"
     if kind == "t" and what in offsets:
         return f"buffers + {offsets[what]}"
-    known = ["x", "y", *(f"w:{weight}" for weight in table), *(f"t:{buffer}" for buffer in offsets)]
+    known = ["x", "y", RESIDUAL, *(f"w:{weight}" for weight in table), *(f"t:{buffer}" for buffer in offsets)]
     raise CompileError(f"plan: step {step.symbol!r} has operand {operand!r}; it may be one of {', '.join(known)}")
 
 

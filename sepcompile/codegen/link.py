@@ -90,7 +90,7 @@ def link_library(compiled: Compiled, *, name: str, triple: str) -> bytes:
     Raises ``CompileError``.
     """
     entry = entry_object(compiled, name=name, triple=triple)
-    exports = (*exported_symbols(name), *pool_symbols(name))
+    exports = (*exported_symbols(name, compiled.plan.residual), *pool_symbols(name))
     return link_objects([compiled.object_code, entry, memory_object(triple)], exports=exports, soname=f"lib{name}.so")
 
 

@@ -48,6 +48,7 @@ def manifest_text(
     variants: Sequence[VariantRecord],
     files: Mapping[str, bytes],
     tools: Mapping[str, str],
+    residual: TensorSpec | None = None,
 ) -> bytes:
     """The bytes of manifest.json; the same arguments give the same bytes.
 
@@ -68,6 +69,8 @@ def manifest_text(
         },
         "tools": dict(tools),
     }
+    if residual is not None:
+        manifest["residual"] = _spec(residual)
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RESIDUAL = "r"
+"""The operand that is the second input, of the output's shape and dtype."""
+
 
 @dataclass(frozen=True)
 class Step:
     """One kernel call per image, split over ``tasks`` independent tasks.
 
-    ``operands`` are names in the kernel's own order: ``"x"`` and ``"y"`` (the image's input and output), ``"w:<name>"``
-    (a packed weight), ``"t:<name>"`` (an intermediate buffer). After them come the scratch pointer and the task range:
+    ``operands`` are names in the kernel's own order: ``"x"`` and ``"y"`` (the image's input and output), ``"r"`` (its
+    residual, of the size of ``"y"``), ``"w:<name>"`` (a packed weight), ``"t:<name>"`` (an intermediate buffer). After
+    them come the scratch pointer and the task range:
     ``void symbol(const void* operands..., uint8_t* scratch, int32_t task_begin, int32_t task_end)``.
     ``scratch_bytes`` is per thread. ``macs_per_task`` tells the entry point how small a range is worth a fork.
     """
@@ -33,6 +37,11 @@ class Plan:
     intermediates: tuple[tuple[str, int], ...]
     x_bytes: int
     y_bytes: int
+
+    @property
+    def residual(self) -> bool:
+        """Whether the layer has a second input."""
+        return any(RESIDUAL in step.operands for step in self.steps)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 SEED = 20
 PERIOD = 4093  # a prime, so that no row or channel of an image sees the same values as its neighbour
 SAMPLES = 2048
+_NOTHING = (np.empty(0, np.int64), np.empty(0), np.empty(0))
 WHOLE_ELEMENTS = 200_000  # of input and output: up to here the reference computes the whole image
 
 
@@ -36,19 +37,29 @@ def make_selftest(program: Program, weights: Weights) -> SelfTest:
     x = np.resize(pattern, shape)
     half = "float16" in (program.input.dtype, program.output.dtype)
     eps = EPS_FLOAT16 if half else EPS_FLOAT32
-    sampled = _sampled_pixels(canonicalize(program), weights, x, eps, rng)
+    test = SelfTest(pattern, shape, *_NOTHING, *_second_input(program, shape[0]))
+    second = test.inputs[1] if program.residual else None
+    sampled = _sampled_pixels(canonicalize(program), weights, x, second, eps, rng)
     if sampled is None:
-        expected = evaluate(program, weights, x).reshape(-1)
-        bound = error_bound(program, weights, x, eps).reshape(-1)
+        expected = evaluate(program, weights, x, second).reshape(-1)
+        bound = error_bound(program, weights, x, eps, second).reshape(-1)
         positions = np.arange(expected.size)
     else:
         positions, expected, bound = sampled
     some = np.sort(rng.choice(positions.size, min(SAMPLES, positions.size), replace=False))
-    return SelfTest(pattern, shape, positions[some].astype(np.int64), expected[some], bound[some])
+    return replace(test, positions=positions[some].astype(np.int64), expected=expected[some], tolerance=bound[some])
+
+
+def _second_input(program: Program, batch: int) -> tuple[tuple[int, ...], np.dtype] | tuple[None, None]:
+    """Shape and dtype of the residual."""
+    spec = program.residual
+    if spec is None:
+        return None, None
+    return (batch, *(size or 1 for size in spec.shape[1:])), np.dtype(spec.dtype)
 
 
 def _sampled_pixels(
-    program: Program, weights: Weights, x: Array, eps: float, rng: np.random.Generator
+    program: Program, weights: Weights, x: Array, second: Array | None, eps: float, rng: np.random.Generator
 ) -> tuple[Array, Array, Array] | None:
     """(flat positions, expected, bound) of all channels of some pixels; None where only the whole image will do."""
     elements = x.size + math.prod(size or 1 for size in program.output.shape)
@@ -73,7 +84,10 @@ def _sampled_pixels(
         flat = (images[:, None] * channels + channel) * rows * columns + pixels[:, None]
     else:
         flat = (images[:, None] * rows * columns + pixels[:, None]) * channels + channel
-    values, bounds = evaluate(local, weights, windows), error_bound(local, weights, windows, eps)
+    if second is not None:
+        second = second.reshape(batch, rows * columns, channels)[images, pixels][:, None, None, :]
+    values = evaluate(local, weights, windows, second)
+    bounds = error_bound(local, weights, windows, eps, second)
     return flat.reshape(-1), values.reshape(-1), bounds.reshape(-1)
 
 

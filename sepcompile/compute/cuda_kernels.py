@@ -7,6 +7,7 @@ sums, ``E`` result before it is stored, ``O`` output.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ from tvm import te, tirx
 from sepcompile.compute import activations
 from sepcompile.compute.cuda_record import CudaSchedule, between_dtype
 from sepcompile.compute.cuda_tile import ANY_LENGTH, Grid, GuardedView, Tile
-from sepcompile.compute.epilogue import alpha_at, epilogue
-from sepcompile.compute.form import Form
+from sepcompile.compute.epilogue import RESIDUAL, alpha_at, epilogue
+from sepcompile.compute.form import Epilogue, Form
 
 Expr = Any
 Tensor = Any
@@ -67,20 +68,21 @@ def depthwise_kernel(form: Form, record: CudaSchedule, source: str, target: str)
     tile = builder.tile
     sums = _depthwise(builder, source)
     whole = form.pointwise is None
-    finish = epilogue(builder, form, form.final if whole else form.middle, tile.channels, padded=True)
+    if whole:
+        what, view = form.final, tile.output_view(form.channels_first_out, form.depthwise_channels, tile.channels)
+    else:
+        what, view = form.middle, tile.output_view(False, tile.channels, tile.channels)
+    finish = epilogue(builder, form, what, tile.channels, padded=True)
+    second = _second(builder, what, view)
     dtype = form.out_dtype if whole else between_dtype(record)
     shape = (builder.blocks, tile.pixels, tile.channels)
 
     def value(b: Expr, p: Expr, c: Expr) -> Expr:
         at = tile.where(b, p)
-        return finish(sums[b, p, c], at.row, at.column, c).astype(dtype)
+        return finish(sums[b, p, c], at.row, at.column, c, second(b, p, c)).astype(dtype)
 
     held = te.compute(shape, value, "E")
     output = te.compute(shape, lambda *i: held(*i), "O")
-    if whole:
-        view = tile.output_view(form.channels_first_out, form.depthwise_channels, tile.channels)
-    else:
-        view = tile.output_view(False, tile.channels, tile.channels)
     return builder.finish(output, target, view, tile.channels // record.tile_channels)
 
 
@@ -178,12 +180,27 @@ def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:
 
     sums = te.compute(shape, product, "G")
     finish = epilogue(builder, form, form.final, tile.filters, padded=True)
+    view = tile.output_view(form.channels_first_out, form.out_channels, tile.filters)
+    second = _second(builder, form.final, view)
 
     def value(b: Expr, p: Expr, f: Expr) -> Expr:
         at = tile.where(b, p)
-        return finish(sums[b, p, f], at.row, at.column, f).astype(form.out_dtype)
+        return finish(sums[b, p, f], at.row, at.column, f, second(b, p, f)).astype(form.out_dtype)
 
     held = te.compute(shape, value, "E")
     output = te.compute(shape, lambda *i: held(*i), "O")
-    view = tile.output_view(form.channels_first_out, form.out_channels, tile.filters)
     return builder.finish(output, target, view, tile.filters // record.tile_filters)
+
+
+def _second(builder: Builder, what: Epilogue, view: GuardedView) -> Callable[..., Expr | None]:
+    """The residual as a function of (block, pixel, channel): it lies as the output does. Zero outside of it."""
+    if what.residual is None:
+        return lambda *_: None
+    tensor = builder.operand(RESIDUAL, (ANY_LENGTH,), what.residual)
+    zero = tirx.const(0.0, what.residual)
+
+    def load(*index: Expr) -> Expr:
+        loaded, inside = tensor[view.store(index)], view.inside(index)
+        return loaded if inside is None else tirx.if_then_else(inside, loaded, zero)
+
+    return load

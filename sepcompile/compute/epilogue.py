@@ -1,4 +1,4 @@
-"""What follows a stage, element by element: bias, activation, PReLU's weight."""
+"""What follows a stage, element by element: bias, activation with PReLU's weight, residual."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from sepcompile.compute.form import Epilogue, Form
 from sepcompile.ir.stages import Activation
 
 Expr = Any
-Finish = Callable[[Expr, Expr, Expr, Expr], Expr]
+Finish = Callable[..., Expr]
+RESIDUAL = "r"
+"""The operand that is a program's second input."""
 
 
 class Operands(Protocol):
@@ -24,21 +26,33 @@ class Operands(Protocol):
 
 
 def epilogue(builder: Operands, form: Form, what: Epilogue, channels: int, *, padded: bool = False) -> Finish:
-    """A function of (value, row, column, channel) that adds the bias and applies the activation.
+    """A function of (value, row, column, channel, second) that adds the bias, activates, and adds the residual.
 
-    ``padded``: see ``alpha_at``.
+    ``second`` is the element of the second input, for an epilogue with a residual. ``padded``: see ``alpha_at``.
     """
     bias = builder.operand(f"w:{what.bias}", (channels,)) if what.bias else None
-    alpha = alpha_at(builder, form, what.activation, padded=padded)
+    first, last = (_activate(builder, form, stage, padded) for stage in (what.activation, what.last))
 
-    def finish(value: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
+    def finish(value: Expr, row: Expr, column: Expr, channel: Expr, second: Expr | None = None) -> Expr:
         if bias is not None:
             value = value + bias[channel]
-        if what.activation is None:
-            return value
-        return activations.apply(what.activation, value, alpha and alpha(row, column, channel))
+        value = first(value, row, column, channel)
+        if what.residual is not None:
+            assert second is not None
+            value = value + second.astype("float32")
+        return last(value, row, column, channel)
 
     return finish
+
+
+def _activate(builder: Operands, form: Form, stage: Activation | None, padded: bool) -> Finish:
+    """A function of (value, row, column, channel) that applies an activation, if there is one."""
+    alpha = alpha_at(builder, form, stage, padded=padded)
+
+    def apply(value: Expr, row: Expr, column: Expr, channel: Expr) -> Expr:
+        return value if stage is None else activations.apply(stage, value, alpha and alpha(row, column, channel))
+
+    return apply
 
 
 def alpha_at(

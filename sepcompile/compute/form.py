@@ -2,7 +2,8 @@
 
 ::
 
-    [transpose] [activation] [pad] depthwise [bias] [activation] [pointwise [bias] [activation]] [transpose]
+    [transpose] [activation] [pad] depthwise [bias] [activation] [pointwise [bias] [activation]]
+    [residual [activation]] [transpose]
 
 Row-wise activations (softmax, glu, ...) only come last and become a kernel of their own.
 """
@@ -23,12 +24,13 @@ from sepcompile.ir.stages import (
     Pair,
     Pointwise,
     Program,
+    Residual,
     Stage,
     Transpose,
     input_shape,
 )
 
-S = TypeVar("S", Pad, Depthwise, Pointwise, Bias)
+S = TypeVar("S", Pad, Depthwise, Pointwise, Bias, Residual)
 
 # Kinds that cost about as much as a few multiplications: they may be unrolled over a whole register tile.
 _LIGHT = frozenset(
@@ -41,15 +43,25 @@ _LIGHT = frozenset(
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What follows a stage, element by element: a bias weight's name, then an activation."""
+    """What follows a stage, element by element: a bias weight's name, then an activation.
+
+    Of the last stage also a residual, by the dtype of the second input, and then an activation of the sum.
+    """
 
     bias: str | None = None
     activation: Activation | None = None
+    residual: str | None = None
+    last: Activation | None = None
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.bias is None and self.activation is None
+    def activations(self) -> tuple[Activation, ...]:
+        """Those there are, in order."""
+        return tuple(stage for stage in (self.activation, self.last) if stage is not None)
+
+    @property
+    def is_light(self) -> bool:
+        """Whether its activations are cheap enough to be unrolled with the register tile that they follow."""
+        return all(is_light(stage) for stage in self.activations)
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,8 @@ def read_form(program: Program, weight_shapes: Mapping[str, tuple[int, ...]]) ->
     epilogue = reader.take_epilogue()
     pointwise = reader.take(Pointwise)
     final = reader.take_epilogue() if pointwise else epilogue
+    if reader.take(Residual):
+        final = replace(final, residual=program.output.dtype, last=reader.take_activation())
     rowwise = reader.take_activation(rowwise=True)
     first_out = reader.take_transpose((0, 3, 1, 2))
     if reader.rest:
@@ -165,7 +179,8 @@ def read_form(program: Program, weight_shapes: Mapping[str, tuple[int, ...]]) ->
         in_dtype=program.input.dtype,
         out_dtype=program.output.dtype,
     )
-    names = [a.weight for a in (pre, form.middle.activation, final.activation) if a and a.weight]
+    acting = (*((pre,) if pre else ()), *form.middle.activations, *final.activations)
+    names = [stage.weight for stage in acting if stage.weight]
     return replace(form, alphas=tuple((name, tuple(weight_shapes[name])) for name in names))
 
 
@@ -215,5 +230,6 @@ class _Reader:
         found = type(self.rest[0]).__name__ if self.rest else "the end"
         return UnsupportedError(
             f"{self.name}: found {found} where {wanted} was expected; kernels cover [transpose] [activation] [pad] "
-            "depthwise [bias] [activation] [pointwise [bias] [activation]] [row-wise activation] [transpose]"
+            "depthwise [bias] [activation] [pointwise [bias] [activation]] [residual [activation]] "
+            "[row-wise activation] [transpose]"
         )

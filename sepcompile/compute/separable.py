@@ -6,13 +6,14 @@ Stages, by the names that schedules know them by: ``P`` padded input, ``DA`` dep
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import te, tirx
 
 from sepcompile.compute import activations
-from sepcompile.compute.epilogue import alpha_at, epilogue
-from sepcompile.compute.form import Epilogue, is_light
+from sepcompile.compute.epilogue import RESIDUAL, alpha_at, epilogue
+from sepcompile.compute.form import Epilogue
 from sepcompile.compute.kernel import Builder, KernelIR
 from sepcompile.compute.layer import Layer
 
@@ -108,12 +109,14 @@ def _finished(builder: _Builder, sums: Tensor, what: Epilogue, name: str, dtype:
     """Stage ``name``: the depthwise sums with what follows them, over ``Layer.tile_shape``."""
     layer = builder.layer
     finish = epilogue(builder, layer.form, what, layer.form.depthwise_channels)
+    second = _second(builder, what)
 
     def value(*index: Expr) -> Expr:
         b, c, rt, ct, r, x, lane = index
         row = layer.row(b) + layer.tile_row(rt) + r
         column = layer.column(b) + layer.tile_column(ct) + x
-        return finish(sums(*index), row, column, layer.channel(c, lane)).astype(dtype)
+        at = row, column, layer.channel(c, lane)
+        return finish(sums(*index), *at, second and second(*at)).astype(dtype)
 
     return te.compute(layer.tile_shape, value, name)
 
@@ -134,15 +137,25 @@ def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
         return te.sum(left * weights[panel, k, j, lane], [k])
 
     sums = te.compute(layer.panel_shape, product, "G")
-    if not is_light(form.final.activation):
+    if not form.final.is_light:
         held = sums
         sums = te.compute(layer.panel_shape, lambda *index: held(*index), "GC")
     finish = epilogue(builder, form, form.final, form.out_channels)
+    second = _second(builder, form.final)
 
     def value(*index: Expr) -> Expr:
         b, panel, tile, i, j, lane = index
         pixel = layer.image_pixel(b, layer.pixel(tile) + i)
         row, column = tirx.floordiv(pixel, form.out_width), tirx.floormod(pixel, form.out_width)
-        return finish(sums(*index), row, column, layer.filter(panel, j, lane)).astype(form.out_dtype)
+        at = row, column, layer.filter(panel, j, lane)
+        return finish(sums(*index), *at, second and second(*at)).astype(form.out_dtype)
 
     return te.compute(layer.panel_shape, value, "O")
+
+
+def _second(builder: _Builder, what: Epilogue) -> Callable[..., Expr] | None:
+    """The residual as a function of (row, column, channel)."""
+    if what.residual is None:
+        return None
+    tensor = builder.operand(RESIDUAL, builder.layer.form.image, what.residual)
+    return lambda *at: tensor(*at)

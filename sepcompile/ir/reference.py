@@ -24,6 +24,7 @@ from sepcompile.ir.stages import (
     Pad,
     Pointwise,
     Program,
+    Residual,
     ScaleShift,
     Stage,
     Transpose,
@@ -37,21 +38,25 @@ EPS_FLOAT16 = 2.0**-11
 EXTRA_TERMS = 4
 
 
-def evaluate(program: Program, weights: Weights, x: ArrayLike) -> Array:
+def evaluate(program: Program, weights: Weights, x: ArrayLike, residual: ArrayLike | None = None) -> Array:
     """The program's output for ``x`` in float64.
 
-    ``x`` has ``program.input.shape`` with any batch where that is None (0 too). ``weights`` have the shapes of
-    ``shapes.weight_shapes``. Raises ``InputError`` for another shape and ``WeightError`` for a missing weight.
+    ``x`` has ``program.input.shape`` with any batch where that is None (0 too), ``residual`` the output's; it is for
+    programs with a ``Residual`` stage. ``weights`` have the shapes of ``shapes.weight_shapes``. Raises ``InputError``
+    for another shape and ``WeightError`` for a missing weight.
     """
     value, layout = _lifted(program, x), _first_layout(program)
+    second = _second(program, value.shape[0], residual)
     with np.errstate(all="ignore"):
         for stage in program.stages:
-            value = apply_stage(stage, value, weights, layout)
+            value = apply_stage(stage, value, weights, layout, second)
             layout = permute(layout, stage.perm) if isinstance(stage, Transpose) else layout
     return _unlifted(program, value, layout)
 
 
-def error_bound(program: Program, weights: Weights, x: ArrayLike, eps: float = EPS_FLOAT32) -> Array:
+def error_bound(
+    program: Program, weights: Weights, x: ArrayLike, eps: float = EPS_FLOAT32, residual: ArrayLike | None = None
+) -> Array:
     """A bound on ``|computed - evaluate(program, weights, x)|`` for arithmetic with unit roundoff ``eps``.
 
     Sums of n terms in any order lose at most about ``n * eps * sum(|x| |k|)``; the loss is carried through the
@@ -61,12 +66,13 @@ def error_bound(program: Program, weights: Weights, x: ArrayLike, eps: float = E
     ``eps >= EPS_FLOAT16``.
     """
     value, layout = _lifted(program, x), _first_layout(program)
+    second = _second(program, value.shape[0], residual)
     error = np.zeros_like(value)
     largest, tiny = _range(eps)
     with np.errstate(all="ignore"):
         for stage in program.stages:
-            error = _stage_error(stage, value, error, weights, layout, eps)
-            value = apply_stage(stage, value, weights, layout)
+            error = _stage_error(stage, value, error, weights, layout, eps, second)
+            value = apply_stage(stage, value, weights, layout, second)
             error = np.where(np.isfinite(value), error + tiny, 0.0)
             error = np.where(np.abs(value) + error >= largest, np.where(np.isfinite(value), np.inf, 0.0), error)
             layout = permute(layout, stage.perm) if isinstance(stage, Transpose) else layout
@@ -79,8 +85,10 @@ def _range(eps: float) -> tuple[float, float]:
     return (65504.0, 2.0**-22) if eps >= EPS_FLOAT16 else (float(np.finfo(np.float32).max), 2.0**-120)
 
 
-def apply_stage(stage: Stage, value: Array, weights: Weights, layout: Layout = NHWC) -> Array:
-    """One stage on a float64 array of rank 4, NHWC unless ``layout`` says otherwise."""
+def apply_stage(
+    stage: Stage, value: Array, weights: Weights, layout: Layout = NHWC, residual: Array | None = None
+) -> Array:
+    """One stage on a float64 array of rank 4, NHWC unless ``layout`` says otherwise; ``residual`` is of rank 4 too."""
     if isinstance(stage, Transpose):
         return np.ascontiguousarray(np.transpose(value, stage.perm))
     if isinstance(stage, Pad):
@@ -94,10 +102,15 @@ def apply_stage(stage: Stage, value: Array, weights: Weights, layout: Layout = N
     if isinstance(stage, ScaleShift):
         scaled = value * _weight(weights, stage.scale, stage)
         return np.asarray(scaled + _weight(weights, stage.shift, stage))
+    if isinstance(stage, Residual):
+        assert residual is not None
+        return np.asarray(value + residual)
     return activations.apply(stage, value, _alpha(stage, weights, layout))
 
 
-def _stage_error(stage: Stage, value: Array, error: Array, weights: Weights, layout: Layout, eps: float) -> Array:
+def _stage_error(
+    stage: Stage, value: Array, error: Array, weights: Weights, layout: Layout, eps: float, residual: Array | None
+) -> Array:
     if isinstance(stage, Transpose | Pad):
         return apply_stage(stage, error, weights, layout)
     size = np.abs(value) + error
@@ -115,6 +128,9 @@ def _stage_error(stage: Stage, value: Array, error: Array, weights: Weights, lay
         scale = np.abs(_weight(weights, stage.scale, stage))
         shift = np.abs(_weight(weights, stage.shift, stage))
         return np.asarray(error * scale + 3.0 * eps * (size * scale + shift))
+    if isinstance(stage, Residual):
+        assert residual is not None
+        return np.asarray(error + 2.0 * eps * (size + np.abs(residual)))
     return spread(stage, value, error, eps, _alpha(stage, weights, layout))
 
 
@@ -163,6 +179,20 @@ def _lifted(program: Program, x: ArrayLike) -> Array:
     if value.ndim != len(expected) or any(b not in (None, a) for a, b in zip(value.shape, expected, strict=True)):
         raise InputError(f"{program.name}: input of shape {value.shape}, expected {expected}")
     return np.expand_dims(value, 2 if is_channels_first(program) else 1) if value.ndim == 3 else value
+
+
+def _second(program: Program, batch: int, residual: ArrayLike | None) -> Array | None:
+    """The second input, rank 4 (1-D tensors with H = 1)."""
+    if program.residual is None and residual is None:
+        return None
+    if program.residual is None or residual is None:
+        needed = "has one input" if program.residual is None else "needs a residual"
+        raise InputError(f"{program.name}: the program {needed}")
+    value = np.asarray(residual, dtype=np.float64)
+    expected = (batch, *program.residual.shape[1:])
+    if value.shape != expected:
+        raise InputError(f"{program.name}: residual of shape {value.shape}, expected {expected}")
+    return np.expand_dims(value, 1) if value.ndim == 3 else value
 
 
 def _unlifted(program: Program, value: Array, layout: Layout) -> Array:

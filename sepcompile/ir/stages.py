@@ -116,7 +116,14 @@ class Activation:
         return dict(self.params)[name]
 
 
-Stage = Transpose | Pad | Depthwise | Pointwise | Bias | ScaleShift | Activation
+@dataclass(frozen=True)
+class Residual:
+    """Adds the program's second input (a skip connection), which has the shape and dtype of its output."""
+
+    origin: Origin = field(default=Origin(), compare=False, repr=False)
+
+
+Stage = Transpose | Pad | Depthwise | Pointwise | Bias | ScaleShift | Activation | Residual
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ class Program:
     def batch(self) -> int | None:
         """The fixed batch size, or None when it is dynamic."""
         return self.input.shape[0]
+
+    @property
+    def residual(self) -> TensorSpec | None:
+        """The second input, or None for a program with one."""
+        return self.output if any(isinstance(stage, Residual) for stage in self.stages) else None
 
     def with_stages(self, stages: tuple[Stage, ...]) -> Program:
         """The same program with other stages."""

@@ -17,6 +17,7 @@ from sepcompile.ir.stages import (
     Pad,
     Pointwise,
     Program,
+    Residual,
     ScaleShift,
     Stage,
     Transpose,
@@ -42,6 +43,7 @@ def verify(program: Program) -> Program:
         if not name:
             raise ConfigError(f"{program.name}: a stage reads a weight without a name")
         _check_size(shape, Origin(program.name), f"weight {name!r}")
+    _check_residual(program)
     computed = shapes.output_shape(program)
     if computed != program.output.shape:
         raise ConfigError(f"{program.name}: the stages compute {computed}, but output.shape={program.output.shape}")
@@ -63,6 +65,18 @@ def verify_weights(program: Program, weights: Mapping[str, np.ndarray]) -> None:
 
 def _is_reduced(shape: tuple[int, ...], full: tuple[int, ...]) -> bool:
     return len(shape) == len(full) and all(a in (1, b) for a, b in zip(shape, full, strict=True))
+
+
+def _check_residual(program: Program) -> None:
+    """A second input has the output's shape and layout: nothing after it may change them."""
+    found = [placed for placed in shapes.place(program) if isinstance(placed.stage, Residual)]
+    if len(found) > 1:
+        raise ConfigError(f"{found[1].stage.origin}: a program has at most one Residual stage")
+    for placed in found:
+        here = shapes.unlift(placed.after, placed.layout, len(program.input.shape))
+        if here != program.output.shape or any(isinstance(stage, Transpose) for stage in program.stages):
+            what = f"Residual adds to {here}, the output is {program.output.shape}"
+            raise ConfigError(f"{placed.stage.origin}: {what}; they must be the same tensor in channels_last layout")
 
 
 def _check_edge(program: Program) -> None:

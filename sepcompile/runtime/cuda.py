@@ -18,14 +18,14 @@ from .cuda_tensors import GpuTensor, empty_like, gpu_device, read_tensor, stream
 from .errors import ArtifactError, DeviceError, InputError
 from .inputs import TensorSpec, as_input, check_out, check_shape, describe
 from .layer import Layer
-from .manifest import PlanEntry, StepEntry
+from .manifest import RESIDUAL, PlanEntry, StepEntry
 from .results import SelfTest
 
-_DEFAULT_STREAM = 0
+DEFAULT_STREAM = 0
 
 
 @dataclass
-class _Memory:
+class Memory:
     """Growing device memory, one piece per name."""
 
     pieces: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class _Bound:
     device: Device
     functions: tuple[int, ...]
     weights: dict[str, int]
-    memories: dict[int, _Memory] = field(default_factory=dict)
-    recorded: list[_Memory] = field(default_factory=list)
+    memories: dict[int, Memory] = field(default_factory=dict)
+    recorded: list[Memory] = field(default_factory=list)
 
 
 class CudaLayer(Layer):
@@ -141,15 +141,15 @@ class CudaLayer(Layer):
         with self._lock:
             bound = self._bound(0)
             with self._driver.current(bound.device):
-                memory = bound.memories.setdefault(_DEFAULT_STREAM, _Memory())
+                memory = bound.memories.setdefault(DEFAULT_STREAM, Memory())
                 source = memory.get(self._driver, "x", array.nbytes)
                 target = memory.get(self._driver, "y", out.nbytes)
                 self._driver.upload(source, array.ctypes.data, array.nbytes)
-                self._compute(0, _DEFAULT_STREAM, source, target, array.shape[0])
+                self._compute(0, DEFAULT_STREAM, source, target, array.shape[0])
                 self._driver.download(out.ctypes.data, target, out.nbytes)
         return out
 
-    def _compute(self, device: int, stream: int, x: int, y: int, batch: int) -> None:
+    def _compute(self, device: int, stream: int, x: int, y: int, batch: int, residual: int | None = None) -> None:
         """Launches the kernels; more images than int32 indices can count go in several rounds."""
         with self._lock:
             bound = self._bound(device)
@@ -157,6 +157,8 @@ class CudaLayer(Layer):
                 for start in range(0, batch, self._most_batch):
                     count = min(self._most_batch, batch - start)
                     at = {"x": x + start * self._plan.x_bytes, "y": y + start * self._plan.y_bytes}
+                    if residual is not None:
+                        at[RESIDUAL] = residual + start * self._plan.y_bytes
                     self._launch(bound, stream, {**bound.weights, **at}, count)
 
     def _launch(self, bound: _Bound, stream: int, pointers: dict[str, int], batch: int) -> None:
@@ -168,12 +170,12 @@ class CudaLayer(Layer):
         for step, launch, function in steps:
             _launch_kernel(self._driver, function, step, launch, pointers, batch, stream)
 
-    def _memory(self, bound: _Bound, stream: int) -> _Memory:
+    def _memory(self, bound: _Bound, stream: int) -> Memory:
         """The intermediates of a stream. What a graph records must stay where it is for as long as the layer lives."""
         if self._driver.capturing(stream):
-            bound.recorded.append(_Memory())
+            bound.recorded.append(Memory())
             return bound.recorded[-1]
-        return bound.memories.setdefault(stream, _Memory())
+        return bound.memories.setdefault(stream, Memory())
 
     def _bound(self, number: int) -> _Bound:
         if number not in self._devices:
@@ -181,7 +183,7 @@ class CudaLayer(Layer):
             with self._driver.current(device), self._driver.relaxed():
                 self._devices[number] = self._bind(device)
                 # Streams that do not wait for the default one must find the weights there.
-                self._driver.synchronize(_DEFAULT_STREAM)
+                self._driver.synchronize(DEFAULT_STREAM)
         return self._devices[number]
 
     def _bind(self, device: Device) -> _Bound:

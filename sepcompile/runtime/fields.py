@@ -58,6 +58,10 @@ class Fields:
         except KeyError:
             raise ArtifactError(f"{self.where}: key {key!r} is missing") from None
 
+    def has(self, key: str) -> bool:
+        """Whether ``key`` is there: for those that may be left out."""
+        return key in self._left
+
     def left(self) -> tuple[str, ...]:
         """The keys that nobody took yet."""
         return tuple(self._left)

@@ -27,26 +27,28 @@ def describe(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")"
 
 
-def as_input(x: object, spec: TensorSpec, layer: str) -> np.ndarray:
+def as_input(x: object, spec: TensorSpec, layer: str, what: str = "x") -> np.ndarray:
     """``x`` as a C-contiguous, aligned array of the layer's dtype; a copy only where that is needed.
 
-    Other floating dtypes are cast, as Keras does. Raises ``InputError``.
+    ``what`` is the argument's name. Other floating dtypes are cast, as Keras does. Raises ``InputError``.
     """
-    array = x if isinstance(x, np.ndarray) else _from_other(x, layer)
+    array = x if isinstance(x, np.ndarray) else _from_other(x, layer, what)
     if isinstance(array, np.ma.MaskedArray):
-        raise InputError(f"layer {layer!r}: x is a masked array, whose mask would be lost; pass x.filled(...)")
-    check_shape(array.shape, spec, layer, "x")
+        advice = f"pass {what}.filled(...)"
+        raise InputError(f"layer {layer!r}: {what} is a masked array, whose mask would be lost; {advice}")
+    check_shape(array.shape, spec, layer, what)
     if array.dtype != spec.dtype:
-        array = _cast(array, spec, layer)
+        array = _cast(array, spec, layer, what)
     return np.require(np.asarray(array), spec.dtype, ["C", "A"])
 
 
-def _from_other(x: object, layer: str) -> np.ndarray:
+def _from_other(x: object, layer: str, what: str) -> np.ndarray:
     if hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         try:
             device = int(x.__dlpack_device__()[0])
             if device not in _CPU:
-                raise InputError(f"layer {layer!r}: x is on DLPack device type {device}; this layer reads CPU memory")
+                found = f"DLPack device type {device}"
+                raise InputError(f"layer {layer!r}: {what} is on {found}; this layer reads CPU memory")
             return np.from_dlpack(x)
         except InputError:
             raise
@@ -54,22 +56,22 @@ def _from_other(x: object, layer: str) -> np.ndarray:
             pass  # NumPy before 1.23, a dtype it has not, or a tensor that gradients are recorded for: try __array__
     if not hasattr(x, "__array__"):
         raise InputError(
-            f"layer {layer!r}: x is of type {type(x).__name__}; accepted: a NumPy array, "
+            f"layer {layer!r}: {what} is of type {type(x).__name__}; accepted: a NumPy array, "
             "or an object with __dlpack__ (on the CPU) or __array__"
         )
     try:
         return np.asarray(x)
     except Exception as error:  # whatever a foreign __array__ raises
-        raise InputError(f"layer {layer!r}: x ({type(x).__name__}) cannot be read as an array: {error}") from error
+        raise InputError(f"layer {layer!r}: {what} ({type(x).__name__}) cannot be read as an array: {error}") from error
 
 
-def _cast(array: np.ndarray, spec: TensorSpec, layer: str) -> np.ndarray:
+def _cast(array: np.ndarray, spec: TensorSpec, layer: str, what: str) -> np.ndarray:
     # ml_dtypes' bfloat16 and float8 are of kind "V" to NumPy; their names tell them from records.
     floating = array.dtype.kind == "f" or (array.dtype.kind == "V" and "float" in array.dtype.name)
     if not floating:
         raise InputError(
-            f"layer {layer!r}: x has dtype {array.dtype.name}; expected {spec.dtype.name}, or another floating dtype "
-            f"(cast it first: x.astype({spec.dtype.name!r}))"
+            f"layer {layer!r}: {what} has dtype {array.dtype.name}; expected {spec.dtype.name}, or another floating "
+            f"dtype (cast it first: {what}.astype({spec.dtype.name!r}))"
         )
     with np.errstate(over="ignore"):  # a large float64 becomes infinite, as in Keras
         return array.astype(spec.dtype)

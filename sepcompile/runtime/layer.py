@@ -88,6 +88,11 @@ class Layer:
         return self._output.shape
 
     @property
+    def takes_residual(self) -> bool:
+        """Whether the layer has a second input, see ``ResidualLayer``."""
+        return False
+
+    @property
     def dtype(self) -> np.dtype:
         """The dtype of the result."""
         return self._out_dtype
@@ -113,7 +118,7 @@ class Layer:
             if not (flags.c_contiguous and flags.aligned):
                 x = as_input(x, self._input, self._name)
         elif self._on_gpu is not None and gpu_device(x) is not None:
-            return self._call_on_gpu(x, out)
+            return self._gpu()(x, out)
         else:
             x = as_input(x, self._input, self._name)
         shapes = self._shapes
@@ -131,15 +136,18 @@ class Layer:
         x_at, y_at = address_of(x), address_of(out)
         if x_at < y_at + shapes[3] and y_at < x_at + shapes[2]:
             raise InputError(f"layer {self._name!r}: out overlaps x in memory; expected an array of its own")
-        try:
-            context = self._contexts.pop()
-        except IndexError:
-            context = self._new_context()
+        context = self._take_context()
         try:
             self._run(context[0], x_at, y_at, shapes[0][0])
         finally:
             self._contexts.append(context)
         return out
+
+    def _take_context(self) -> _Context:
+        try:
+            return self._contexts.pop()
+        except IndexError:
+            return self._new_context()
 
     def bind(self, *inputs: Any, out: Any = None) -> BoundCall:
         """The layer with its arrays in fixed places: ``bound()`` reads what the inputs hold by then and fills ``out``.
@@ -164,12 +172,12 @@ class Layer:
         addresses = [address_of(array) for array in (*inputs, out)]
         return partial(self._run, context[0], *addresses, out.shape[0]), (self, context)
 
-    def _call_on_gpu(self, x: Any, out: Any) -> np.ndarray:
-        """A GPU's tensor goes to the artifact's variant for GPUs, which is opened by the first one."""
+    def _gpu(self) -> Layer:
+        """The artifact's variant for GPUs, which is opened by the first tensor that lies on one."""
         assert self._on_gpu is not None
         if self._gpu_layer is None:
             self._gpu_layer = self._on_gpu()
-        return self._gpu_layer(x, out)
+        return self._gpu_layer
 
     def _shapes_for(self, shape: tuple[int, ...]) -> _Shapes:
         """Input shape, output shape, input bytes, output bytes; kept for the next call."""
@@ -207,24 +215,30 @@ class Layer:
             raise ArtifactError(f"layer {self._name!r} carries no self-test")
         return self._selftest().check(self)
 
+    def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[np.ndarray, ...]:
+        """Inputs of normally distributed numbers, to call the layer with; ``batch`` is for a layer with any."""
+        first = batch if self._input.shape[0] is None else self._input.shape[0]
+        shape = (first, *(int(size or 0) for size in self._input.shape[1:]))
+        return (np.random.default_rng(seed).standard_normal(shape).astype(self._in_dtype),)
+
     def benchmark(self, batch: int | None = None, seconds: float = 0.5, x: np.ndarray | None = None) -> Benchmark:
         """Time per call of ``layer(x, out=y)`` in seconds, over about ``seconds`` seconds of calls.
 
         ``batch``: images per call, 1 where the batch is dynamic. ``x``: an input to use instead of a random one.
         """
-        if x is None:
-            first = self._input.shape[0] or (1 if batch is None else batch)
-            shape = (first, *(int(size or 0) for size in self._input.shape[1:]))
-            x = np.random.default_rng(0).standard_normal(shape).astype(self._in_dtype)
-        x = as_input(x, self._input, self._name)
-        y = self(x)
+        inputs = self.random_inputs(1 if batch is None else batch)
+        if x is not None:
+            x = as_input(x, self._input, self._name)
+            inputs = (x, *self.random_inputs(x.shape[0])[1:])
+        call: Callable[..., np.ndarray] = self  # of one input or two
+        y = call(*inputs)
         times: list[float] = []
         end = perf_counter() + seconds
         while len(times) < 5 or perf_counter() < end:
             start = perf_counter()
-            self(x, y)
+            call(*inputs, y)
             times.append(perf_counter() - start)
-        return Benchmark.of(times, batch=x.shape[0], threads=self._threads, variant=self._variant)
+        return Benchmark.of(times, batch=inputs[0].shape[0], threads=self._threads, variant=self._variant)
 
 
 def _checked_threads(threads: int | None) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import cpu, cuda
 from .cuda_manifest import CUDA_ABI, ImageEntry
+from .cuda_residual import CudaResidualLayer
 from .elf import check_library
 from .errors import ArtifactError
 from .files import check_file, read_file
@@ -22,6 +23,7 @@ from .layer import Layer
 from .manifest import SELFTEST, SELFTEST_TENSORS, WEIGHTS, Manifest, VariantEntry
 from .manifest import read_manifest as _read_manifest
 from .native import ENTRY_ABI, NativeLibrary
+from .residual import ResidualLayer
 from .results import SelfTest, VariantReport, VerifyReport
 from .tensors import DTYPES, read_tensors
 
@@ -142,10 +144,12 @@ def _choose(manifest: Manifest, wanted: str | None) -> VariantEntry:
 def _open(manifest: Manifest, variant: VariantEntry, tensors: _Tensors, threads: int | None) -> Layer:
     if variant.cuda is not None:
         return _open_cuda(manifest, variant, tensors)
-    return Layer(
+    residual = manifest.residual is not None
+    kind = ResidualLayer if residual else Layer
+    return kind(
         name=manifest.name,
         variant=variant.target,
-        library=NativeLibrary(manifest.path / variant.library, variant.symbol),
+        library=NativeLibrary(manifest.path / variant.library, variant.symbol, residual),
         weights={weight.name: tensors[weight.key] for weight in variant.weights},
         input_spec=manifest.input,
         output_spec=manifest.output,
@@ -161,7 +165,8 @@ def _open_cuda(manifest: Manifest, variant: VariantEntry, tensors: _Tensors) -> 
     def read_image(image: ImageEntry) -> bytes:
         return read_file(manifest.path, manifest.files[image.path])
 
-    return cuda.CudaLayer(
+    kind = cuda.CudaLayer if manifest.residual is None else CudaResidualLayer
+    return kind(
         name=manifest.name,
         variant=variant.target,
         plan=variant.plan,
@@ -208,4 +213,7 @@ def _selftest(manifest: Manifest) -> SelfTest:
         raise ArtifactError(f"{where}: positions must be int64 and not negative")
     if expected.dtype != np.float64 or tolerance.dtype != np.float64:
         raise ArtifactError(f"{where}: expected and tolerance must be float64")
-    return SelfTest(pattern, shape, positions, expected, tolerance)
+    if manifest.residual is None:
+        return SelfTest(pattern, shape, positions, expected, tolerance)
+    second = (shape[0], *(int(size or 0) for size in manifest.residual.shape[1:]))
+    return SelfTest(pattern, shape, positions, expected, tolerance, second, manifest.residual.dtype)

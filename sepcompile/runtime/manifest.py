@@ -21,6 +21,8 @@ from .tensors import DTYPES
 FORMAT = "sepcompile-artifact"
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, SELFTEST = "manifest.json", "weights.safetensors", "selftest.safetensors"
+RESIDUAL = "r"
+"""The operand of a kernel that is the second input."""
 SELFTEST_TENSORS = ("pattern", "positions", "expected", "tolerance")
 _MOST_BYTES = 16 << 20  # of the manifest
 _MOST_SIZE = 2**31 - 1  # of one dimension
@@ -86,7 +88,10 @@ class VariantEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of manifest.json. ``variants`` are in order of preference; ``files`` maps paths to sizes and digests."""
+    """All of manifest.json. ``variants`` are in order of preference; ``files`` maps paths to sizes and digests.
+
+    ``residual`` is a second input that is added to the output, None for a layer with one input.
+    """
 
     path: Path
     name: str
@@ -98,6 +103,7 @@ class Manifest:
     variants: tuple[VariantEntry, ...]
     files: dict[str, FileEntry]
     tools: dict[str, str]
+    residual: TensorSpec | None = None
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -132,6 +138,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         variants=tuple(_variant(Fields(v, f"{top.where}: variants[{i}]")) for i, v in enumerate(variants)),
         files=files,
         tools=_tools(top.mapping("tools"), f"{top.where}: tools"),
+        residual=_spec(Fields(top.take("residual"), f"{top.where}: residual")) if top.has("residual") else None,
     )
     top.done()
     _check_whole(manifest)
@@ -243,6 +250,8 @@ def _check_whole(manifest: Manifest) -> None:
     where = str(manifest.path / MANIFEST)
     if manifest.input.shape[0] != manifest.output.shape[0]:
         raise ArtifactError(f"{where}: input {manifest.input} and output {manifest.output} differ in the batch")
+    if manifest.residual not in (None, manifest.output):
+        raise ArtifactError(f"{where}: residual {manifest.residual} must be like the output, {manifest.output}")
     if not manifest.variants:
         raise ArtifactError(f"{where}: variants is empty; at least one is needed")
     targets = [variant.target for variant in manifest.variants]
@@ -266,6 +275,8 @@ def _check_plan(variant: VariantEntry, manifest: Manifest, where: str) -> None:
     known = {"x", "y", *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}
     if variant.cuda is not None:
         known |= set(SCALARS)
+    if manifest.residual is not None:
+        known |= {RESIDUAL}
     for step in plan.steps:
         for operand in step.operands:
             if operand not in known:

@@ -14,10 +14,11 @@ ENTRY_ABI = 1
 class NativeLibrary:
     """The library at ``path``, whose functions start with ``symbol``. Maps native code: verify the file first.
 
+    ``residual``: for a layer with a second input, whose address ``run`` takes after that of the first.
     Raises ``ArtifactError`` where the library cannot be mapped, lacks a function or has another ABI.
     """
 
-    def __init__(self, path: Path, symbol: str) -> None:
+    def __init__(self, path: Path, symbol: str, residual: bool = False) -> None:
         try:
             self.library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         except OSError as error:
@@ -30,7 +31,10 @@ class NativeLibrary:
         self.layer_bytes = self._function(symbol, "layer_bytes", size)
         self.arena_bytes = self._function(symbol, "arena_bytes", size, i32)
         self.init = self._function(symbol, "init", i32, pointer, pointer, pointer, pointer, size, pointer, i32)
-        self.run = self._function(symbol, "run", i32, pointer, pointer, pointer, i32)
+        if residual:
+            self.run = self._function(symbol, "run_residual", i32, pointer, pointer, pointer, pointer, i32)
+        else:
+            self.run = self._function(symbol, "run", i32, pointer, pointer, pointer, i32)
         self.pool_bytes = self._function(symbol, "pool_bytes", size)
         self.pool_init = self._function(symbol, "pool_init", None, pointer, i32)
         self.pool_worker = self._function(symbol, "pool_worker", None, pointer, i32)

@@ -53,7 +53,8 @@ class SelfTestReport:
 class SelfTest:
     """An input, some elements of the output that float64 arithmetic gives, and how far each may be off.
 
-    The input of ``shape`` (with a batch) repeats ``pattern`` in C order. ``positions`` are flat indices of the output,
+    The input of ``shape`` (with a batch) repeats ``pattern`` in C order; a residual of ``residual_shape`` repeats it
+    backwards. ``positions`` are flat indices of the output,
     to which ``expected`` and ``tolerance`` belong: a few KB serve an image of any size.
     """
 
@@ -62,15 +63,24 @@ class SelfTest:
     positions: np.ndarray
     expected: np.ndarray
     tolerance: np.ndarray
+    residual_shape: tuple[int, ...] | None = None
+    residual_dtype: np.dtype | None = None
 
     @property
     def x(self) -> np.ndarray:
         """The input."""
         return np.resize(self.pattern, self.shape)
 
-    def check(self, layer: Callable[[np.ndarray], Any]) -> SelfTestReport:
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """The input, and the residual of a layer that takes one."""
+        if self.residual_shape is None:
+            return (self.x,)
+        return self.x, np.resize(self.pattern[::-1].astype(self.residual_dtype), self.residual_shape)
+
+    def check(self, layer: Callable[..., Any]) -> SelfTestReport:
         """Runs ``layer`` on the input and compares. NaN must meet NaN, and infinities their like."""
-        got = np.asarray(layer(self.x)).reshape(-1)
+        got = np.asarray(layer(*self.inputs)).reshape(-1)
         if self.positions.size and int(self.positions.max()) >= got.size:
             return SelfTestReport(False, float("inf"), float("inf"), got.size)
         got = got[self.positions].astype(np.float64)

@@ -11,7 +11,6 @@ from typing import Any
 
 from tvm.s_tir import Schedule as Transform
 
-from sepcompile.compute.form import is_light
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
 
@@ -70,7 +69,7 @@ def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
     s.reorder(block, outer, inner, pixel, vector, lane)
     s.vectorize(lane)
     sums = s.get_sblock("G")
-    if not is_light(layer.form.final.activation):
+    if not layer.form.final.is_light:
         copy = s.get_sblock("GC")
         s.compute_at(copy, inner, preserve_unit_loops=True)
         _unroll_tile(s, copy, 2)

@@ -15,6 +15,7 @@ from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.frontend import ImportedLayer
 from sepcompile.runtime.cuda import CudaLayer
 from sepcompile.runtime.cuda_manifest import CudaEntry, ImageEntry, LaunchEntry
+from sepcompile.runtime.cuda_residual import CudaResidualLayer
 from sepcompile.runtime.inputs import TensorSpec
 from sepcompile.runtime.manifest import PlanEntry, StepEntry
 from sepcompile.targets import Target, get_target
@@ -47,7 +48,8 @@ def emulated_layer(layer: ImportedLayer, built: Compiled, edit: Edit = lambda so
     steps = tuple(StepEntry(s.symbol, s.operands, s.tasks, s.scratch_bytes, s.macs_per_task) for s in built.plan.steps)
     plan = PlanEntry(steps, built.plan.intermediates, built.plan.x_bytes, built.plan.y_bytes)
     program = layer.program
-    return CudaLayer(
+    kind = CudaLayer if program.residual is None else CudaResidualLayer
+    return kind(
         name=program.name,
         variant="cuda-sm_90",
         plan=plan,
