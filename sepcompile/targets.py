@@ -16,7 +16,7 @@ from pathlib import Path
 from sepcompile.errors import TargetError
 from sepcompile.runtime import cpu
 
-FAMILIES = ("x86", "arm", "cuda")
+FAMILIES = ("x86", "arm", "cortex-m", "cuda")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class Target:
     ``cpu_parts`` are the CPU's own numbers, as "implementer:part" in /proc/cpuinfo: of several targets whose features
     a machine has, ``native`` takes the one that names its part.
 
+    A target of the family ``cortex-m`` has no operating system (``bare``): nothing but a static library is for it.
+
     A target of the family ``cuda`` has a ``gpu``, and ``images``: the cubins (``sm_90``) and PTX (``compute_75``) that
     its artifacts carry; its ``arch`` is ``cuda``, and nothing is linked.
     """
@@ -103,6 +105,11 @@ class Target:
     images: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     cpu_parts: tuple[str, ...] = ()
+
+    @property
+    def bare(self) -> bool:
+        """Whether its programs run without an operating system and a loader."""
+        return self.family == "cortex-m"
 
 
 def folder() -> Path:

@@ -31,9 +31,9 @@ def compile_form(
 
     ``texts`` asks for the lowered TIR and the assembly as well, which take as long as the object code.
     """
-    kernels = _kernels(form, record, target)
+    kernels, memory = _kernels(form, record, target), _memory(target)
     lowered = {
-        f"{symbol}_k{i}": pipeline.lower(kernel.scheduled, f"{symbol}_k{i}", target.tvm, kernel.ir.views)
+        f"{symbol}_k{i}": pipeline.lower(kernel.scheduled, f"{symbol}_k{i}", target.tvm, kernel.ir.views, memory)
         for i, kernel in enumerate(kernels.items)
     }
     module = pipeline.build(lowered, target.tvm)
@@ -44,6 +44,11 @@ def compile_form(
     plan = Plan(steps, tuple(kernels.intermediates), _x_bytes(form), _y_bytes(form))
     tir, assembly = (pipeline.text(lowered), module.inspect_source("s")) if texts else ("", "")
     return CompiledKernels(plan, pipeline.object_code(module), tir, assembly)
+
+
+def _memory(target: Target) -> pipeline.Memory:
+    """A microcontroller's stack is small and its RAM is counted: what is no register's content goes to the scratch."""
+    return pipeline.Memory(stack_bytes=64, alignment=8) if target.bare else pipeline.Memory()
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,29 @@ def _kernels(form: Form, record: Schedule, target: Target) -> _Kernels:
     layer = Layer(replace(form, out_dtype="float32") if form.rowwise else form, record)
     kernels = _Kernels()
     source = "x"
-    if form.channels_first_in and min(form.channels, form.height * form.width) > 1:
+    copied = form.channels_first_in and not layer.reads_channels_first
+    if copied and min(form.channels, form.height * form.width) > 1:
         source = kernels.buffer("input", _x_bytes(form))
         _add_relayout(kernels, Relayout.of(form.channels, form.height * form.width, lanes, form.in_dtype), "x", source)
     height, width, channels = form.final_image
-    transposes = form.channels_first_out and min(channels, height * width) > 1
+    transposes = form.channels_first_out and not layer.writes_channels_first and min(channels, height * width) > 1
     last = kernels.buffer("output", _y_bytes(form)) if transposes else "y"
-    result = kernels.buffer("sums", math.prod(form.image) * 4) if form.rowwise else last
+    in_place = target.bare and form.final_image == form.image and form.out_dtype == "float32"
+    result = kernels.buffer("sums", math.prod(form.image) * 4) if form.rowwise and not in_place else last
     _add_layer(kernels, layer, source, result)
     if form.rowwise:
         rows = Rows.of(form.rowwise.kind, form.image, form.rowwise.axis or 3, lanes, form.out_dtype)
         macs = rows.elements * (rows.extent if rows.kind == "sparsemax" else _EXP_MACS)
-        kernels.add(rowwise_kernel(rows, result, last), lambda k: schedule_rowwise(k, rows), rows.tasks, macs)
+        kernels.add(rowwise_kernel(rows, result, last), lambda k: _rowwise(k, rows, in_place), rows.tasks, macs)
     if transposes:
         _add_relayout(kernels, Relayout.of(height * width, channels, lanes, form.out_dtype), last, "y")
     return kernels
+
+
+def _rowwise(kernel: KernelIR, rows: Rows, in_place: bool) -> Any:
+    """The scheduled kernel. In place, an element is read for the last time before its result is stored."""
+    scheduled = schedule_rowwise(kernel, rows)
+    return scheduled.with_attr("tirx.noalias", False) if in_place else scheduled
 
 
 def _add_relayout(kernels: _Kernels, shape: Relayout, source: str, target: str) -> None:

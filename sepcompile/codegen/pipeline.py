@@ -24,10 +24,16 @@ from tvm.tirx.buffer import is_buffer_var
 from sepcompile.compute.views import View
 from sepcompile.errors import CompileError
 
-# Scratch below this stays on the stack, where LLVM can keep it in registers (TVM's own kMaxStackAlloca).
-STACK_BYTES = 1024
-ALIGNMENT = 64
 PIPELINE = "sepcompile_bare"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where a kernel's buffers go: those below ``stack_bytes`` stay on the stack, where LLVM can keep them in registers
+    (TVM's own kMaxStackAlloca), the others start at multiples of ``alignment`` in the caller's scratch."""
+
+    stack_bytes: int = 1024
+    alignment: int = 64
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,16 @@ class Lowered:
     scratch_bytes: int
 
 
-def lower(func: Any, name: str, target: Mapping[str, object], views: Mapping[str, View]) -> Lowered:
+def lower(
+    func: Any, name: str, target: Mapping[str, object], views: Mapping[str, View], memory: Memory | None = None
+) -> Lowered:
     """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name."""
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(_target(target))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
-    scratch = _Scratch()
+    scratch = _Scratch(memory or Memory())
     bare = _bare(_repeat_by_shuffle(mod[name]), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
     return Lowered(mod[name], scratch.size)
@@ -165,12 +173,14 @@ def _repeat_by_shuffle(func: Any) -> Any:
 class _Scratch:
     """Hands out aligned offsets into the caller's scratch memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
         self.size = 0
 
     def take(self, nbytes: int) -> int:
         offset = self.size
-        self.size = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
+        alignment = self.memory.alignment
+        self.size = -(-(offset + nbytes) // alignment) * alignment
         return offset
 
 
@@ -190,7 +200,7 @@ def _bare(func: Any, scratch: _Scratch) -> Any:
 
     def alloc(node: Any) -> Any:
         nbytes = _nbytes(node.buffer)
-        if node.buffer.scope() == "local" or nbytes < STACK_BYTES:
+        if node.buffer.scope() == "local" or nbytes < scratch.memory.stack_bytes:
             keep = {**dict(node.annotations or {}), "disable_lower_builtin": tirx.IntImm("int32", 1)}
             return tirx.AllocBuffer(node.buffer, keep)
         where = tirx.handle_add_byte_offset(arena, scratch.take(nbytes))

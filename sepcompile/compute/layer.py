@@ -134,7 +134,7 @@ class Layer:
 
     @cached_property
     def scratch_view(self) -> View:
-        """``D`` in memory, [channel block][Q + 1][lanes].
+        """``D`` in memory, [channel block][Q + 1][lanes], or [channel][Q] where a vector is one lane.
 
         When the channels do not divide, the last vector is stored so that its new channels land at the start of the
         last channel block. The lanes before them fall on the upper, unread lanes of the pixel before, or for pixel 0
@@ -142,7 +142,7 @@ class Layer:
         """
         lanes, blocks = self.record.depthwise_lanes, self.channel_blocks
         tail = self.form.depthwise_channels % lanes
-        stride = self.pixels + 1
+        stride = self.scratch_stride
 
         def store(index: Sequence[Expr]) -> Expr:
             from tvm import tirx
@@ -156,6 +156,11 @@ class Layer:
             return (index[1] * stride + self._decode(index)) * lanes + index[6]
 
         return View(blocks * stride * lanes, store, load)
+
+    @property
+    def scratch_stride(self) -> int:
+        """Pixels of a channel block of ``D``; the spare one is for lanes that single channels do not have."""
+        return self.pixels + (self.record.depthwise_lanes > 1)
 
     def encode(self, pixel: Expr) -> tuple[Expr, Expr, Expr, Expr]:
         """A block's pixel as indices (row tile, column tile, row, column) of ``D``, for loads only.
@@ -171,31 +176,49 @@ class Layer:
         _, _, a, b, c, d, _ = index
         return (a * self.record.tile_rows + c) * self.record.columns + b * self.record.tile_columns + d
 
+    @property
+    def reads_channels_first(self) -> bool:
+        """Whether the kernel reads a channels_first input as it is: without vectors a transposed copy gains nothing."""
+        return self.form.channels_first_in and self.record.depthwise_lanes == 1
+
+    @property
+    def writes_channels_first(self) -> bool:
+        """Whether the kernel stores a channels_first output as it is; see ``reads_channels_first``."""
+        lanes = self.record.lanes if self.form.pointwise else self.record.depthwise_lanes
+        return self.form.channels_first_out and self.form.rowwise is None and lanes == 1
+
+    def _output(self, pixel: Expr, channel: Expr) -> Expr:
+        """Where an element of the output image lies."""
+        f = self.form
+        if self.writes_channels_first:
+            return channel * (f.out_height * f.out_width) + pixel
+        return pixel * f.out_channels + channel
+
     def image_pixel(self, block: Expr, pixel: Expr) -> Expr:
         """A block's pixel as a pixel of the image."""
         return self.row(block) * self.form.out_width + self.column(block) + pixel
 
     @cached_property
     def pointwise_output_view(self) -> View:
-        """The output image of a pointwise stage, [OH * OW][F]."""
+        """The output image of a pointwise stage, [OH * OW][F] (or [F][OH * OW])."""
         f = self.form
 
         def store(index: Sequence[Expr]) -> Expr:
             block, panel, tile, pixel, vector, lane = index
             where = self.image_pixel(block, self.pixel(tile) + pixel)
-            return where * f.out_channels + self.filter(panel, vector, lane)
+            return self._output(where, self.filter(panel, vector, lane))
 
         return View(f.out_height * f.out_width * f.out_channels, store, store)
 
     @cached_property
     def depthwise_output_view(self) -> View:
-        """The output image of a depthwise layer, [OH * OW][CD]."""
+        """The output image of a depthwise layer, [OH * OW][CD] (or [CD][OH * OW])."""
         f = self.form
 
         def store(index: Sequence[Expr]) -> Expr:
             block, channel, row_tile, column_tile, row, column, lane = index
             y = self.row(block) + self.tile_row(row_tile) + row
             x = self.column(block) + self.tile_column(column_tile) + column
-            return (y * f.out_width + x) * f.out_channels + self.channel(channel, lane)
+            return self._output(y * f.out_width + x, self.channel(channel, lane))
 
         return View(f.out_height * f.out_width * f.out_channels, store, store)

@@ -82,7 +82,9 @@ def _padded(builder: _Builder, source: str) -> Tensor:
     layer, form = builder.layer, builder.layer.form
     stage, record = form.depthwise, layer.record
     (kh, kw), (sh, sw), (dh, dw) = stage.kernel_size, stage.strides, stage.dilation_rate
-    x = builder.operand(source, (form.height, form.width, form.channels), form.in_dtype)
+    first = layer.reads_channels_first
+    sizes = (form.height, form.width)
+    x = builder.operand(source, (form.channels, *sizes) if first else (*sizes, form.channels), form.in_dtype)
     rows = (record.rows - 1) * sh + (kh - 1) * dh + 1
     columns = (record.columns - 1) * sw + (kw - 1) * dw + 1
     alpha = alpha_at(builder, form, form.pre)
@@ -91,7 +93,7 @@ def _padded(builder: _Builder, source: str) -> Tensor:
         row = layer.row(b) * sh - form.pad_before[0] + y
         column = layer.column(b) * sw - form.pad_before[1] + xx
         channel = layer.input_channel(c, lane)
-        loaded = x[row, column, channel].astype("float32")
+        loaded = (x[channel, row, column] if first else x[row, column, channel]).astype("float32")
         if form.pre is not None:
             loaded = activations.apply(form.pre, loaded, alpha and alpha(row, column, channel))
         inside = []

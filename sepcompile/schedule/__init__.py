@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule import arm, x86
+from sepcompile.schedule import arm, mcu, x86
 from sepcompile.targets import Target
 
 __all__ = ["Schedule", "choose"]
 
-_CHOOSERS = {"x86": x86.choose, "arm": arm.choose}
+_CHOOSERS = {"x86": x86.choose, "arm": arm.choose, "cortex-m": mcu.choose}
 
 
 def choose(form: Form, target: Target) -> Schedule:
