@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib.machinery
 import importlib.util
 import json
 import math
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -69,18 +70,47 @@ def forbid_page(address: int) -> None:
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
+class KnownCode(importlib.machinery.SourceFileLoader):
+    """Imports without compiling again: the loaders of two artifacts are mostly the same text."""
+
+    codes: ClassVar[dict[bytes, Any]] = {}
+
+    def get_code(self, fullname: str) -> Any:
+        return self.compiled(Path(self.path))
+
+    @classmethod
+    def compiled(cls, path: Path) -> Any:
+        """The code of a file. What the process that forks calls this for, its children know."""
+        source = path.read_bytes()
+        if source not in cls.codes:
+            cls.codes[source] = compile(source, str(path), "exec", dont_inherit=True)
+        return cls.codes[source]
+
+
+def learn(folder: str) -> None:
+    """Compile the artifact's Python files, and run none of them."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError):  # its own process will say what is wrong with it
+        for path in Path(folder).rglob("*.py"):
+            KnownCode.compiled(path)
+
+
 def import_artifact(folder: str) -> Any:
     """The artifact's package, as ``import`` would find it, whatever its folder is called."""
-    sys.dont_write_bytecode = True
-    place = Path(folder)
+
+    def finder(path: str) -> Any:
+        if not path.startswith(folder):
+            raise ImportError
+        return importlib.machinery.FileFinder(path, (KnownCode, [".py"]))
+
+    sys.path_hooks.insert(0, finder)
+    loader = KnownCode("artifact", str(Path(folder, "__init__.py")))
     spec = importlib.util.spec_from_file_location(
-        "artifact", place / "__init__.py", submodule_search_locations=[folder]
+        "artifact", loader.path, loader=loader, submodule_search_locations=[folder]
     )
-    if spec is None or spec.loader is None:
-        raise LaneError("load", "it is no package")
+    assert spec is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules["artifact"] = package
-    spec.loader.exec_module(package)
+    loader.exec_module(package)
     return package
 
 

@@ -11,7 +11,7 @@ import signal
 import time
 from typing import Any
 
-from .lane import LaneError, serve_lane
+from .lane import LaneError, learn, serve_lane
 
 ROUNDS_BEFORE_STOP = 3
 _PR_SET_PDEATHSIG = 1
@@ -170,6 +170,7 @@ class Race:
             {"ok": not failed, "kind": "load" * failed, "reason": reason, "best_us": [], "median_us": []}
         )
         if not failed:
+            learn(folder)
             self.children.append(Child(folder, self.request, self.shared))
             self._ask(index, "check", index == 0)
             self._ask(index, "warm")
