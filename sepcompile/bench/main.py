@@ -49,7 +49,7 @@ def run(options: BenchOptions) -> BenchReport:
     if options.isa and options.target == "native":
         options = replace(options, target=options.isa)
     layers = check(options)
-    with _work_folder(options) as folder:
+    with work_folder(options) as folder:
         options.progress("computing the float64 outputs")
         cases.write_cases(layers, folder, options.seed)
         if options.ours and OURS not in options.commands:
@@ -60,7 +60,7 @@ def run(options: BenchOptions) -> BenchReport:
 
 
 @contextlib.contextmanager
-def _work_folder(options: BenchOptions) -> Iterator[Path]:
+def work_folder(options: BenchOptions) -> Iterator[Path]:
     """Where cases and artifacts go: the caller's folder, kept, or a temporary one."""
     if options.work_dir is not None:
         options.work_dir.mkdir(parents=True, exist_ok=True)

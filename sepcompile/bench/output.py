@@ -67,21 +67,21 @@ def to_json(report: BenchReport) -> dict[str, Any]:
 
 def write_json(report: BenchReport, path: Path | str) -> None:
     """One line per list of numbers: readable in a diff."""
-    text = _dump(to_json(report), 0)
+    text = dump(to_json(report))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def _dump(value: Any, depth: int) -> str:
+def dump(value: Any, depth: int = 0) -> str:
     """JSON with an object or list on one line where it is short."""
     flat = json.dumps(value, ensure_ascii=False)
     if len(flat) + depth <= 118 or not isinstance(value, (dict, list)) or not value:
         return flat
     inner, outer = " " * (depth + 1), " " * depth
     if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_dump(item, depth + 1)}" for key, item in value.items()]
+        items = [f"{json.dumps(key)}: {dump(item, depth + 1)}" for key, item in value.items()]
         return "{\n" + ",\n".join(inner + item for item in items) + f"\n{outer}}}"
-    return "[\n" + ",\n".join(inner + _dump(item, depth + 1) for item in value) + f"\n{outer}]"
+    return "[\n" + ",\n".join(inner + dump(item, depth + 1) for item in value) + f"\n{outer}]"
 
 
 def read_json(path: Path | str) -> BenchReport:

@@ -105,7 +105,7 @@ def _unpack(root: Path, arch: str) -> None:
             "Debug::NoLocking": "true", "APT::Sandbox::User": "",
         }  # fmt: skip
         apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in settings.items())]
-        with contextlib.suppress(BenchError):  # a mirror amid an update lacks an index; the next line tells if it matters
+        with contextlib.suppress(BenchError):  # a mirror amid an update lacks an index, which may not matter
             _run([*apt, "update"], "apt")
         _run([*apt, "-y", "--download-only", "--no-install-recommends", "install", *PACKAGES[arch]], "apt")
         for package in sorted((work / "cache/archives").glob("*.deb")):

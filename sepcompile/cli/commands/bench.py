@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sepcompile.cli import options, output
+
+if TYPE_CHECKING:
+    from sepcompile.bench.options import BenchOptions
 
 
 @click.command("bench", short_help="Race compiled layers against other libraries on this machine.")
@@ -23,27 +26,47 @@ from sepcompile.cli import options, output
 @click.option("--launches", type=click.IntRange(1), default=1, show_default=True, help="Process launches.")
 @click.option("--pin", is_flag=True, help="Confine every process to as many CPUs as it has threads.")
 @click.option("--realtime", is_flag=True, help="SCHED_FIFO, where it is allowed.")
+@click.option("--emulate", is_flag=True, help="Count instructions and cache misses under emulation; no times.")
+@click.option("--sysroot", type=click.Path(path_type=Path), help="For --emulate: what `make arm-sysroot` made.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with charts and the roofline.")
 @click.option("--output", "json_file", type=click.Path(path_type=Path), help="Write every figure as JSON.")
 @options.json_option
 @click.pass_context
 def command(
-    ctx: click.Context, /, html_file: Path | None, json_file: Path | None, as_json: bool, **values: Any
+    ctx: click.Context,
+    /,
+    emulate: bool,
+    sysroot: Path | None,
+    html_file: Path | None,
+    json_file: Path | None,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Time the layers of a suite beside every installed peer, in interleaved rounds, outputs checked.
 
     Peers: LiteRT, OpenVINO, ONNX Runtime, PyTorch, torch.compile, JAX, ncnn, MNN. The exit code is 1 if any output was
     wrong.
 
+    With --emulate nothing is timed: the layers of --target run under qemu-user beside LiteRT's XNNPACK for the same
+    core, and what is compared are instructions, cycles of a model, and cache misses, on one thread.
+
     \b
-    Example:
+    Examples:
       sepcompile bench --suite dev --layer mnv1_b5 --threads 1 --threads 2
+      sepcompile bench --target cortex-a72 --emulate
     """
+    if emulate and html_file is not None:
+        raise click.UsageError("--html is a page of times; --emulate has none, but --output and --json")
+    if sysroot is not None and not emulate:
+        raise click.UsageError("--sysroot is for --emulate")
     from sepcompile import bench
     from sepcompile.bench.output import to_json
 
     try:
-        report = bench.run(bench.BenchOptions(**values, progress=lambda message: click.echo(message, err=True)))
+        asked = bench.BenchOptions(**values, progress=lambda message: click.echo(message, err=True))
+        if emulate:
+            ctx.exit(_emulate(asked, sysroot, json_file, as_json))
+        report = bench.run(asked)
         if json_file is not None:
             bench.write_json(report, json_file)
         if html_file is not None:
@@ -57,3 +80,18 @@ def command(
     else:
         bench.render_table(report)
     ctx.exit(1 if report.wrong() else 0)
+
+
+def _emulate(asked: BenchOptions, sysroot: Path | None, json_file: Path | None, as_json: bool) -> int:
+    """Count instead of timing; returns the exit code."""
+    from sepcompile.bench.emulate import main, report, table
+    from sepcompile.bench.emulate import sysroot as sysroots
+
+    found = main.run(asked, sysroot or sysroots.DEFAULT)
+    if json_file is not None:
+        report.write_json(found, json_file)
+    if as_json:
+        output.say_json(found.to_json())
+    else:
+        table.render(found)
+    return 1 if found.wrong() else 0

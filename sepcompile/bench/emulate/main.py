@@ -1,0 +1,126 @@
+"""An emulated benchmark from options to report."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sepcompile.bench import cases
+from sepcompile.bench.emulate import sysroot, tools, xnnpack
+from sepcompile.bench.emulate.cores import HERE, Core, core_of
+from sepcompile.bench.emulate.counts import Block
+from sepcompile.bench.emulate.loops import Figures, figures_of
+from sepcompile.bench.emulate.ours import Harness
+from sepcompile.bench.emulate.report import EmulationReport, Row, Side
+from sepcompile.bench.errors import BenchError
+from sepcompile.bench.layers import Array, BenchLayer, geometry
+from sepcompile.bench.main import check, work_folder
+from sepcompile.bench.options import TOLERANCE, BenchOptions
+from sepcompile.bench.peers import OURS
+from sepcompile.bench.reference import error_of
+from sepcompile.errors import SepcompileError
+from sepcompile.targets import get_target
+
+Runs = Iterable[tuple[list[Block], Array]]
+PEER = "litert"
+
+
+def run(options: BenchOptions, sysroots: Path = sysroot.DEFAULT) -> EmulationReport:
+    """Count our layers and XNNPACK's on the core that ``options.target`` names.
+
+    ``sysroots`` is the folder that `make arm-sysroot` filled.
+    Raises BenchError where a program or a sysroot is missing, naming what to install, before anything runs.
+    """
+    layers = check(options)
+    try:
+        core = core_of(get_target(options.target))
+    except SepcompileError as error:
+        raise BenchError(str(error)) from error
+    peers = _checked_peers(options, core)
+    needed = {"qemu": tools.qemu(core)}
+    if core.models:
+        needed |= {name: tools.llvm(name) for name in ("llvm-mc", "llvm-mca")}
+    userland = None if core.debian == HERE else sysroot.find(sysroots, core.debian)
+    with work_folder(options) as folder:
+        return _Run(options, core, userland, peers, folder).report(layers, needed)
+
+
+def _checked_peers(options: BenchOptions, core: Core) -> bool:
+    """Whether XNNPACK takes part. It does where there is a LiteRT wheel for the architecture."""
+    if unknown := set(options.peers) - {OURS, PEER}:
+        raise BenchError(f"peer {', '.join(sorted(unknown))} cannot be counted under emulation; {PEER} can")
+    return core.debian in sysroot.PLATFORMS and (not options.peers or PEER in options.peers)
+
+
+class _Run:
+    """The state of one benchmark: what was built for it, and where."""
+
+    def __init__(
+        self, options: BenchOptions, core: Core, userland: sysroot.Sysroot | None, peers: bool, folder: Path
+    ) -> None:
+        self.options, self.core, self.folder = options, core, folder
+        plugin = tools.build_plugin(folder)
+        self.harness = Harness(core, plugin, tools.build_harness(core, folder), userland)
+        self.guest = xnnpack.open_guest(core, plugin, userland, folder) if peers and userland is not None else None
+
+    def report(self, layers: Sequence[BenchLayer], programs: dict[str, str]) -> EmulationReport:
+        self.options.progress("computing the float64 outputs")
+        cases.write_cases(layers, self.folder, self.options.seed)
+        if self.guest is not None:
+            xnnpack.write_models(self.guest.sysroot, [self.folder / layer.name for layer in layers])
+        rows = []
+        for number, layer in enumerate(layers, 1):
+            self.options.progress(f"{number}/{len(layers)} {layer.name}")
+            rows.append(self._row(layer))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        core, peer = self.core, f"LiteRT {self.guest.version} with XNNPACK" if self.guest is not None else ""
+        versions = {name: _version(program) for name, program in programs.items()}
+        suite = self.options.suite if not self.options.layers else "layers given"
+        return EmulationReport(
+            now, suite, core.target.name, core.cpu, core.l1, core.l2, core.models, versions, peer, tuple(rows)
+        )
+
+    def _row(self, layer: BenchLayer) -> Row:
+        folder = self.folder / layer.name
+        expected = np.load(folder / "data.npz")["expected"]
+        ours, theirs = Side("absent"), Side("absent", "no LiteRT for this architecture, or not asked for")
+        if self.options.ours:
+            failure = cases.compile_ours(layer, folder, self.options.target, self.options.seed, self.options.compile)
+            ours = Side("failed", failure) if failure else self._side(lambda: [self.harness.run(folder)], expected)
+        if self.guest is not None:
+            guest = self.guest
+            theirs = self._side(lambda: guest.run(folder), expected)
+        geo = geometry(layer)
+        return Row(layer.name, geo.macs, geo.bytes_moved // 64, ours, theirs)
+
+    def _side(self, runs: Callable[[], Runs], expected: Array) -> Side:
+        """The best of a contestant's set-ups: fewest modelled cycles, else fewest instructions."""
+        best: Figures | None = None
+        worst_error = 0.0
+        try:
+            for blocks, output in runs():
+                worst_error = max(worst_error, error_of(output, expected))
+                found = figures_of(blocks, self.core.models, self.core.target.arch)
+                if best is None or self._rank(found) < self._rank(best):
+                    best = found
+        except BenchError as error:
+            return Side("failed", str(error))
+        if worst_error > TOLERANCE["float32"]:
+            return Side("wrong", f"its output is off by {worst_error:.2g} of the largest value", worst_error)
+        return Side("ok", "", worst_error, best)
+
+    def _rank(self, figures: Figures) -> float:
+        return figures.cycles[self.core.models[-1]] if self.core.models else figures.instructions
+
+
+def _version(program: str) -> str:
+    """The first line of what a program says of its version that holds a number."""
+    path = shutil.which(program) or program
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    lines = (line.strip() for line in done.stdout.splitlines())
+    return next((line for line in lines if "version" in line), "")
