@@ -33,8 +33,8 @@ def compile_form(
     """
     kernels, memory = _kernels(form, record, target), _memory(target)
     lowered = {
-        f"{symbol}_k{i}": pipeline.lower(kernel.scheduled, f"{symbol}_k{i}", target.tvm, kernel.ir.views, memory)
-        for i, kernel in enumerate(kernels.items)
+        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views, memory, target.family == "arm")
+        for name, kernel in ((f"{symbol}_k{i}", kernel) for i, kernel in enumerate(kernels.items))
     }
     module = pipeline.build(lowered, target.tvm)
     steps = tuple(

@@ -18,6 +18,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 from tvm.s_tir import transform as st
+from tvm.sym import Analyzer
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
 
@@ -45,14 +46,25 @@ class Lowered:
 
 
 def lower(
-    func: Any, name: str, target: Mapping[str, object], views: Mapping[str, View], memory: Memory | None = None
+    func: Any,
+    name: str,
+    target: Mapping[str, object],
+    views: Mapping[str, View],
+    memory: Memory | None = None,
+    by_lane: bool = False,
 ) -> Lowered:
-    """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name."""
+    """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name.
+
+    ``by_lane``: the target multiplies by one lane of a vector, so that elements are broadcast from whole vectors.
+    """
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(_target(target))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
+    if by_lane:
+        mod = tvm.IRModule({name: _broadcast_by_lane(mod[name], views)})
+    mod = tx.CommonSubexprElim()(mod)
     scratch = _Scratch(memory or Memory())
     bare = _bare(_repeat_by_shuffle(mod[name]), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
@@ -109,7 +121,6 @@ _TO_FLAT_VECTORS = [
     tx.StmtSimplify(),
     tx.RemoveNoOp(),
     st.RewriteUnsafeSelect(),
-    tx.CommonSubexprElim(),
 ]
 _LEGALIZE = [tx.VerifyMemory()]
 
@@ -168,6 +179,28 @@ def _repeat_by_shuffle(func: Any) -> Any:
         return tirx.Shuffle([short] * repeat, [i // repeat for i in range(lanes)])
 
     return func.with_body(tvm_ffi.structural_map(func.body, [(TensorLoad, load)]))
+
+
+def _broadcast_by_lane(func: Any, views: Mapping[str, View]) -> Any:
+    """Broadcasts of single elements as lanes of whole vectors, where the buffer's view holds whole vectors.
+
+    One load then serves as many steps of a product as the vector has lanes; LLVM would load each element.
+    """
+    analyzer = Analyzer()
+
+    def broadcast(node: Any) -> Any:
+        load = node.value
+        width = views[load.source.name].vector if isinstance(load, TensorLoad) and load.source.name in views else 1
+        if width == 1 or len(load.indices) != 1:
+            return node
+        where = analyzer.modular_set(load.indices[0])
+        if int(where.coeff) % width:
+            return node
+        lane = int(where.base) % width
+        vector = load.source.vload([tirx.Ramp(load.indices[0] - lane, 1, width)])
+        return tirx.Broadcast(tirx.Shuffle([vector], [lane]), node.lanes)
+
+    return func.with_body(tvm_ffi.structural_map(func.body, [(tirx.Broadcast, broadcast)]))
 
 
 class _Scratch:

@@ -155,7 +155,7 @@ class Layer:
         def load(index: Sequence[Expr]) -> Expr:
             return (index[1] * stride + self._decode(index)) * lanes + index[6]
 
-        return View(blocks * stride * lanes, store, load)
+        return View(blocks * stride * lanes, store, load, lanes)
 
     @property
     def scratch_stride(self) -> int:

@@ -20,11 +20,15 @@ Index = Callable[[Sequence[Expr]], Expr]
 
 @dataclass(frozen=True)
 class View:
-    """``size`` elements in memory; ``load`` and ``store`` map logical indices to a flat element index."""
+    """``size`` elements in memory; ``load`` and ``store`` map logical indices to a flat element index.
+
+    ``vector``: every group of that many elements from a multiple of it on may be loaded whole.
+    """
 
     size: int
     store: Index
     load: Index
+    vector: int = 1
 
 
 def clamp(tile: Expr, width: int, extent: int) -> Expr:
