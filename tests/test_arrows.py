@@ -36,6 +36,7 @@ FOREIGN = {
     "compute": {"tvm", "tvm_ffi"},
     "schedule": {"tvm", "tvm_ffi"},
     "codegen": {"tvm", "tvm_ffi", "jinja2", "ziglang"},
+    "tuning": {"distributed"},
     "frontend": {"safetensors"},
     "api": {"platformdirs"},
     "cli": {"click", "rich"},

@@ -162,9 +162,9 @@ class Lane:
     def warm(self) -> Json:
         """Load as users do, and find out how many calls make a batch."""
         self.layer = self.package.load(threads=self.request.threads)
-        x = np.array(self.test.x)
-        y = self.layer(x)
-        self.call = lambda: self.layer(x, y)
+        inputs = [np.array(x) for x in self.test.inputs]
+        y = self.layer(*inputs)
+        self.call = lambda: self.layer(*inputs, y)
         spent, best = 0.0, float("inf")
         while spent < self.request.warm_ms * 1e3:
             took = self._batch_us(1)
@@ -182,7 +182,7 @@ class Lane:
 
     def recheck(self) -> Json:
         """What was timed computes what was checked."""
-        self.output = self.layer(np.array(self.test.x))
+        self.output = self.layer(*self.test.inputs)
         return {"worst": self._compare()}
 
     def _batch_us(self, calls: int) -> float:
@@ -192,20 +192,21 @@ class Lane:
         return (time.perf_counter_ns() - start) / 1e3
 
     def _guarded_call(self, layer: Any) -> Any:
-        """The output for the self-test's input, both in memory whose borders are watched."""
-        x = self.test.x
-        mine = Guarded(x.nbytes, x.itemsize).array(x.shape, layer.input_dtype)
-        mine[...] = x
-        shape = (x.shape[0], *(int(size or 0) for size in layer.output_shape[1:]))
+        """The output for the self-test's inputs, all in memory whose borders are watched."""
+        mine = [Guarded(x.nbytes, x.itemsize).array(x.shape, x.dtype) for x in self.test.inputs]
+        for here, x in zip(mine, self.test.inputs):  # noqa: B905 - Python 3.9 has no strict=
+            here[...] = x
+        shape = (mine[0].shape[0], *(int(size or 0) for size in layer.output_shape[1:]))
         y = Guarded(math.prod(shape) * layer.dtype.itemsize, layer.dtype.itemsize).array(shape, layer.dtype)
         y.fill(np.nan)  # an element that is not written shows
-        layer(mine, out=y)
-        if not np.array_equal(mine, x, equal_nan=True):
-            raise LaneError("wrong", "it writes to its input")
+        layer(*mine, out=y)
+        for here, x in zip(mine, self.test.inputs):  # noqa: B905
+            if not np.array_equal(here, x, equal_nan=True):
+                raise LaneError("wrong", "it writes to its input")
         return y.copy()
 
     def _compare(self) -> float:
-        report = self.test.check(lambda x: self.output)
+        report = self.test.check(lambda *inputs: self.output)
         if not report.passed:
             raise LaneError("wrong", f"off by {report.max_error:.3g}, {report.worst:.3g} times the tolerance")
         return float(report.worst)
