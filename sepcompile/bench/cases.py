@@ -36,11 +36,16 @@ def write_cases(layers: Sequence[BenchLayer], folder: Path, seed: int) -> None:
 
 
 def compile_ours(
-    layer: BenchLayer, folder: Path, target: str, seed: int, compile_: Callable[..., object] | None = None
+    layer: BenchLayer,
+    folder: Path,
+    target: str | Sequence[str],
+    seed: int,
+    compile_: Callable[..., object] | None = None,
 ) -> str:
     """Compile one layer into its case's folder; returns the reason of a failure, or an empty string."""
     call = compile_ or importlib.import_module("sepcompile").compile
     failure, artifact = folder / FAILURE, folder / ARTIFACT
+    folder.mkdir(parents=True, exist_ok=True)
     failure.unlink(missing_ok=True)
     shutil.rmtree(artifact, ignore_errors=True)
     source = {"class_name": layer.class_name, "config": {"name": layer.name, **layer.config}}
