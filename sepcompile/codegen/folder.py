@@ -42,6 +42,16 @@ def write_folder(target: Path, files: Mapping[str, bytes], may_replace: Callable
         _put(folder, target)
 
 
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A new folder among the system's temporary files, removed at the end; also those that killed processes left."""
+    parent, prefix = Path(tempfile.gettempdir()), f"{_MARK}{name}-"
+    with contextlib.suppress(OSError):
+        _clean(parent, prefix)
+    with _locked_folder(parent, prefix) as folder:
+        yield folder
+
+
 def _refuse(target: Path, may_replace: Callable[[Path], bool]) -> None:
     if target.exists() and not may_replace(target):
         raise FileExistsError(errno.EEXIST, "exists and is not an artifact", str(target))

@@ -101,6 +101,7 @@ def _zig(arguments: Sequence[str], folder: str) -> None:
         done = subprocess.run(
             [str(zig()), *arguments], cwd=folder, env={**os.environ, **caches}, capture_output=True, text=True,
             errors="replace", timeout=_TIMEOUT_S, check=False,
+            start_new_session=True,  # ^C is for this process, which may want to end what it began
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"zig {arguments[0]} could not be run: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import importlib
 import os
 import pickle
@@ -25,12 +26,13 @@ from typing import IO, Any
 from sepcompile.codegen.plan import CompiledKernels
 from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.compute.form import Form
-from sepcompile.compute.record import Schedule
+from sepcompile.compute.planar_record import CpuSchedule
 from sepcompile.errors import CompileError, SepcompileError
 from sepcompile.targets import Target
 
 TIMEOUT_S = 300.0
 _HEADER = 8
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,20 @@ class Job:
     """What the worker needs to compile one variant."""
 
     form: Form
-    record: Schedule | CudaSchedule
+    record: CpuSchedule | CudaSchedule
     target: Target
     symbol: str
     texts: bool = False
 
 
 class Worker:
-    """One compile process. Calls from several threads take turns."""
+    """One compile process. Calls from several threads take turns.
 
-    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
+    ``bound``: the process ends with the thread that starts it, however that ends, and leaves the processor to others.
+    """
+
+    def __init__(self, timeout_s: float = TIMEOUT_S, bound: bool = False) -> None:
+        self._timeout_s, self._bound = timeout_s, bound
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: IO[bytes] | None = None
         self._owner = 0
@@ -86,6 +91,18 @@ class Worker:
         assert isinstance(answer, CompiledKernels)
         return answer
 
+    def pause(self, paused: bool) -> None:
+        """Let the process stand still, or go on: for a while in which nothing else may run."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
+
+    def end(self) -> None:
+        """End the process at once: the ``compile`` that it is at fails."""
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            process.kill()
+
     def close(self) -> None:
         """End the process; the next ``compile`` starts another."""
         with self._lock:
@@ -94,7 +111,8 @@ class Worker:
     def _running(self) -> subprocess.Popen[bytes]:
         # After a fork the pipes belong to the parent: the child starts a worker of its own.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            command = [sys.executable, "-c", "from sepcompile.codegen.worker import serve; serve()"]
+            code = f"from sepcompile.codegen.worker import serve; serve(bound={self._bound})"
+            command = [sys.executable, "-c", code]
             path = os.pathsep.join(entry for entry in sys.path if entry)
             self._messages = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
             self._process = subprocess.Popen(
@@ -141,9 +159,14 @@ def shared_worker() -> Worker:
     return worker
 
 
-def serve() -> None:
-    """The worker's side: answers requests until its input ends."""
+def serve(bound: bool = False) -> None:
+    """The worker's side: answers requests until its input ends. ``bound``: see ``Worker``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if bound:
+        os.nice(10)
+        with contextlib.suppress(OSError, AttributeError):
+            # A process that stands still does not see the end of its input.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # TVM and LLVM print to standard output; it must not reach the pipe.
     os.dup2(2, 1)

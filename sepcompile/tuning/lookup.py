@@ -1,0 +1,91 @@
+"""The best stored record for a program and a target, for ``compile``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from sepcompile.codegen.variant import read_program
+from sepcompile.compute.record import Schedule
+from sepcompile.errors import ScheduleError, TargetError, TuningError
+from sepcompile.ir.stages import Program
+from sepcompile.schedule.limits import check_record
+from sepcompile.targets import Target
+from sepcompile.tuning.database import Database, TunedRecord
+from sepcompile.tuning.device.requests import describe
+from sepcompile.tuning.job import check_runs_here
+from sepcompile.tuning.key import Key, make_key
+from sepcompile.tuning.runner import MachineIdentity
+
+
+@dataclass(frozen=True)
+class Found:
+    """The record to compile with and where it comes from, or neither; ``notes`` for the user in any case."""
+
+    schedule: Schedule | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def find_schedule(program: Program, weights: Mapping[str, NDArray[Any]], target: Target, path: Path) -> Found:
+    """The record in the database ``path`` that gains most, if any was measured for just this.
+
+    For a target that this machine can run, only what this machine measured counts; for another, what any machine
+    measured for it, and the source says which. A database that cannot be read is told in a note.
+    """
+    if target.gpu is not None or not path.exists():
+        return Found()
+    form, _ = read_program(program, weights)
+    key = make_key(form, target, program.batch, MachineIdentity.of(describe()))
+    try:
+        with Database(path, read_only=True) as database:
+            known = [record for record in database.records() if record.key is not None]
+    except TuningError as error:
+        return Found(notes=(str(error),))
+    alike = [record for record in known if _same(record.key, key, "program", "target")]
+    fitting = [record for record in alike if _same(record.key, key, "versions")]
+    if _runs_here(target):
+        fitting = [record for record in fitting if _same(record.key, key, "machine")]
+    notes = []
+    for record in fitting:
+        if not record.gain:
+            break  # they come in order: tuned without gain, so the heuristic's is best
+        try:
+            schedule = Schedule.from_json(record.schedule)
+            check_record(schedule, form, target.machine)
+        except ScheduleError as error:
+            notes.append(f"a tuning record for {target.name} was skipped: {error}")
+            continue
+        return Found(schedule, _source(record), tuple(notes))
+    if alike and not fitting:
+        text = "are of another version or machine and were not used; tune again"
+        notes.append(f"the tuning database's records for {target.name} {text}")
+    return Found(notes=tuple(notes))
+
+
+def _same(one: Key | None, other: Key, *names: str) -> bool:
+    return one is not None and all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def _runs_here(target: Target) -> bool:
+    try:
+        check_runs_here(target)
+    except TargetError:
+        return False
+    return True
+
+
+def _source(record: TunedRecord) -> str:
+    """In words, for the manifest."""
+    assert record.key is not None
+    try:
+        machine = str(MachineIdentity.from_json(json.loads(record.key.machine)))
+    except (TuningError, ValueError):
+        machine = "an unknown machine"
+    share = f"{record.ratio:.3f} of the heuristic's time"
+    return f"tuned: {share}, {record.trials} trials, {record.threads} thread(s), {machine}, {record.created[:10]}"

@@ -1,0 +1,186 @@
+"""What to try next. First what the cost model thinks best, one record per structure; then Bayesian optimisation.
+
+A Gaussian process over the places of the points learns how measured times differ from predicted ones (Rasmussen and
+Williams, Gaussian Processes for Machine Learning, 2006, algorithm 2.1); of the points around the best ones, by mutation
+and crossover, the one with the largest expected improvement (Jones, Schonlau and Welch, 1998) is next.
+
+Proposals depend on the seed and on what was told, in that order, and on nothing else: a search that is told the same
+results again makes the same proposals again. That is how an interrupted one is resumed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepcompile.tuning.space import Point, Space
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """start: proposals that the cost model alone orders. pool: points that are ranked for each later proposal.
+    parents: how many of the best points mutate and mix. noise: standard deviation of a measured log ratio."""
+
+    start: int = 16
+    pool: int = 320
+    parents: int = 6
+    noise: float = 0.01
+
+
+class Search:
+    """Proposes points of ``space``. The heuristic's own is known from the start: its score is 1."""
+
+    def __init__(self, space: Space[Any], seed: int = 0, settings: SearchSettings | None = None) -> None:
+        self._space, self._settings = space, settings or SearchSettings()
+        self._rng = np.random.default_rng(seed)
+        self._scores: dict[Point, float | None] = {space.start: 1.0}
+        self._pending: list[Point] = []
+        self._first = self._by_cost()
+
+    def propose(self) -> Point | None:
+        """The next point to measure, never one that was proposed before; None where none is left to be found."""
+        point = self._next_by_cost() if self._proposed < self._settings.start else None
+        if point is None:
+            point = self._by_expected_improvement()
+        if point is not None:
+            self._pending.append(point)
+        return point
+
+    def tell(self, point: Point, score: float | None) -> None:
+        """A point's time over the heuristic's; None where it failed."""
+        if point in self._pending:
+            self._pending.remove(point)
+        self._scores[point] = score
+
+    @property
+    def best(self) -> tuple[Point, float]:
+        """The best point told so far and its score."""
+        return min(((p, s) for p, s in self._scores.items() if s is not None), key=lambda item: item[1])
+
+    @property
+    def _proposed(self) -> int:
+        return len(self._scores) - 1 + len(self._pending)
+
+    def _known(self, point: Point) -> bool:
+        return point in self._scores or point in self._pending
+
+    # ---- the start ----
+
+    def _by_cost(self) -> list[Point]:
+        """For each choice of the first axis (the block structure) the point that the model likes best, best first."""
+        found = set()
+        for choice in range(len(self._space.axes[0].choices) if self._space.axes else 0):
+            point = self._descend((choice, *self._space.start[1:]))
+            if point is not None:
+                found.add(point)
+        return sorted(found, key=lambda point: (self._space.cost(point), point))
+
+    def _descend(self, point: Point) -> Point | None:
+        """Coordinate descent of the predicted cost over every axis but the first."""
+        best, least = point, self._space.cost(point)
+        improved = True
+        while improved:
+            improved = False
+            for number in range(1, len(self._space.axes)):
+                for index in range(len(self._space.axes[number].choices)):
+                    other = (*best[:number], index, *best[number + 1 :])
+                    if (found := self._space.cost(other)) < least:
+                        best, least, improved = other, found, True
+        return best if least < math.inf else None
+
+    def _next_by_cost(self) -> Point | None:
+        return next((point for point in self._first if not self._known(point)), None)
+
+    # ---- after it ----
+
+    def _by_expected_improvement(self) -> Point | None:
+        pool = self._pool()
+        if not pool:
+            return None
+        told = list(self._scores)
+        worst = max(score for score in self._scores.values() if score is not None)
+        values = np.log([worst if (score := self._scores[point]) is None else score for point in told])
+        model = _Process(self._space, self._settings.noise, told, values)
+        if self._pending:
+            # What is still being measured counts as if it came out as predicted, so that it is not tried twice.
+            mean, _ = model.predict(self._pending)
+            model = _Process(self._space, self._settings.noise, told + self._pending, np.append(values, mean))
+        mean, deviation = model.predict(pool)
+        gain = _expected_improvement(mean, deviation, float(values.min()))
+        return pool[int(np.argmax(gain))]
+
+    def _pool(self) -> list[Point]:
+        """Untried points: neighbours of the best, mutations and mixtures of the best few, and some from anywhere."""
+        space, rng, settings = self._space, self._rng, self._settings
+        ranked = sorted((score, point) for point, score in self._scores.items() if score is not None)
+        parents = [point for _, point in ranked[: settings.parents]]
+        found = dict.fromkeys(space.neighbours(parents[0]))
+        for _ in range(settings.pool):
+            one = parents[int(rng.integers(len(parents)))]
+            draw = rng.random()
+            if draw < 0.45:
+                found[space.mutate(one, rng)] = None
+            elif draw < 0.8:
+                found[space.mutate(space.cross(one, parents[int(rng.integers(len(parents)))], rng), rng)] = None
+            else:
+                found[space.random(rng)] = None
+        return [point for point in found if not self._known(point)]
+
+
+class _Process:
+    """A Gaussian process of log times: its mean is a multiple of the predicted log cost, its kernel Matern 5/2."""
+
+    _SCALES = (1.5, 3.0, 6.0)
+
+    def __init__(self, space: Space[Any], noise: float, points: list[Point], values: Array) -> None:
+        self._space, self._points = space, points
+        costs = self._costs(points)
+        centred = costs - costs.mean()
+        # How much of the model's order the measurements confirm, drawn towards half of it.
+        slope = (centred @ (values - values.mean()) + 0.5) / (centred @ centred + 1.0)
+        self._slope = float(np.clip(slope, 0.0, 1.0))
+        self._offset = float(np.mean(values - self._slope * costs))
+        rest = values - self._slope * costs - self._offset
+        self._amplitude = max(float(np.std(rest)), 0.02)
+        self._x = space.features(points)
+        fits = (self._fit(scale, noise, rest) for scale in self._SCALES)
+        _, self._scale, self._lower, self._weights = max(fits, key=lambda fit: fit[0])
+
+    def predict(self, points: list[Point]) -> tuple[Array, Array]:
+        """Mean and standard deviation of the log time."""
+        cross = self._kernel(self._space.features(points), self._x, self._scale)
+        mean = self._offset + self._slope * self._costs(points) + cross @ self._weights
+        explained = np.linalg.solve(self._lower, cross.T)
+        variance = self._amplitude**2 - np.sum(explained**2, axis=0)
+        return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def _costs(self, points: list[Point]) -> Array:
+        base = self._space.cost(self._space.start)
+        return np.log([min(self._space.cost(point), 1e3 * base) / base for point in points])
+
+    def _fit(self, scale: float, noise: float, rest: Array) -> tuple[float, float, Array, Array]:
+        """Log marginal likelihood, and what prediction needs."""
+        kernel = self._kernel(self._x, self._x, scale) + np.eye(len(rest)) * (noise**2 + 1e-9)
+        lower = np.linalg.cholesky(kernel)
+        weights = np.linalg.solve(lower.T, np.linalg.solve(lower, rest))
+        likelihood = -0.5 * float(rest @ weights) - float(np.log(np.diag(lower)).sum())
+        return likelihood, scale, lower, weights
+
+    def _kernel(self, one: Array, other: Array, scale: float) -> Array:
+        distance = np.sqrt(5.0 * np.sum((one[:, None, :] - other[None, :, :]) ** 2, axis=2)) / scale
+        kernel: Array = self._amplitude**2 * (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+        return kernel
+
+
+def _expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """Of the log time, below ``best``."""
+    z = (best - mean) / deviation
+    density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
+    below = 0.5 * (1.0 + np.array([math.erf(value / math.sqrt(2.0)) for value in z]))
+    return (best - mean) * below + deviation * density
