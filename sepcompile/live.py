@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,11 +82,12 @@ def _replaceable(model: Model, unit: Unit) -> bool:
 
 @dataclass(frozen=True)
 class _Part:
-    """A block's artifact, loaded."""
+    """A block's artifact, loaded. ``residual`` is the place of its second input among those of its Add."""
 
     name: str
     layer: Layer
     dtype: str
+    residual: int | None = None
 
 
 class _Rewriter:
@@ -98,9 +99,13 @@ class _Rewriter:
         self.last: dict[str, _Part] = {}
         self.skipped: set[str] = set()
         for name, part in loaded.items():
-            paths = [model.graph.nodes[number].layer.path for number in units[name].block.calls]
-            self.last[paths[-1]] = part
-            self.skipped |= set(paths[:-1])
+            block = units[name].block
+            paths = {number: model.graph.nodes[number].layer.path for number in block.calls}
+            at = _computes(model, units[name])
+            if block.residual is not None:
+                part = replace(part, residual=model.graph.nodes[at].inputs.index(block.residual))
+            self.last[paths.pop(at)] = part
+            self.skipped |= set(paths.values())
 
     def model(self, model: Any, names: tuple[str, ...]) -> Any:
         """The model with its blocks replaced; ``names`` are those of the models around its layers."""
@@ -130,8 +135,12 @@ class _Rewriter:
         if path in self.skipped:
             return _first
         if path in self.last:
-            compiled = self.compiled(self.last[path])
-            return lambda value, *_, **__: compiled(value)  # masks and training mean nothing to it
+            part = self.last[path]
+            compiled = self.compiled(part)  # masks and training mean nothing to it
+            if part.residual is None:
+                return lambda value, *_, **__: compiled(value)
+            order = (1 - part.residual, part.residual)
+            return lambda values, *_, **__: compiled([values[index] for index in order])
         inside = f"{path}/"
         if any(other.startswith(inside) for other in self.last):
             nested = self.model(layer, (*names, layer.name))
@@ -140,8 +149,14 @@ class _Rewriter:
         return found
 
 
+def _computes(model: Model, unit: Unit) -> int:
+    """The call that the compiled block stands for: the one that has all its inputs at hand."""
+    numbers = unit.block.calls
+    return next((number for number in numbers if len(model.graph.nodes[number].inputs) > 1), numbers[-1])
+
+
 def _first(value: Any, *_: Any, **__: Any) -> Any:
-    """A layer inside a block passes its input on: the block's last one computes everything."""
+    """Another layer of a block passes its input on: one of them computes everything."""
     return value
 
 
@@ -159,41 +174,43 @@ def _layer_class(keras: Any) -> Any:
             super().__init__(name=f"{part.name}_compiled", trainable=False, dtype=part.layer.input_dtype.name)
             self.part = part
 
-        def call(self, x: Any) -> Any:
-            return run(self.part, x)
+        def call(self, inputs: Any) -> Any:
+            return run(self.part, *(inputs if isinstance(inputs, list | tuple) else [inputs]))
 
-        def compute_output_spec(self, x: Any) -> Any:
-            shape = (x.shape[0], *self.part.layer.output_shape[1:])
+        def compute_output_spec(self, inputs: Any) -> Any:
+            batch = (inputs[0] if isinstance(inputs, list | tuple) else inputs).shape[0]
+            shape = (batch, *self.part.layer.output_shape[1:])
             return keras.KerasTensor(shape, dtype=self.part.dtype)
 
     return CompiledBlock
 
 
-def _numpy(part: _Part, x: Any) -> Any:
-    return part.layer(np.ascontiguousarray(x))
+def _numpy(part: _Part, *inputs: Any) -> Any:
+    call: Callable[..., Any] = part.layer
+    return call(*map(np.ascontiguousarray, inputs))
 
 
-def _torch(part: _Part, x: Any) -> Any:
+def _torch(part: _Part, *inputs: Any) -> Any:
     torch = sys.modules["torch"]
-    return torch.from_numpy(_numpy(part, x.detach().cpu().numpy())).to(x.device)
+    return torch.from_numpy(_numpy(part, *(x.detach().cpu().numpy() for x in inputs))).to(inputs[0].device)
 
 
-def _jax(part: _Part, x: Any) -> Any:
+def _jax(part: _Part, *inputs: Any) -> Any:
     jax = sys.modules["jax"]
-    if not isinstance(x, jax.core.Tracer):
-        return jax.numpy.asarray(_numpy(part, x))
-    shape = jax.ShapeDtypeStruct((x.shape[0], *part.layer.output_shape[1:]), part.dtype)
-    return jax.pure_callback(lambda value: _numpy(part, value), shape, x)
+    if not any(isinstance(x, jax.core.Tracer) for x in inputs):
+        return jax.numpy.asarray(_numpy(part, *inputs))
+    shape = jax.ShapeDtypeStruct((inputs[0].shape[0], *part.layer.output_shape[1:]), part.dtype)
+    return jax.pure_callback(lambda *values: _numpy(part, *values), shape, *inputs)
 
 
-def _tensorflow(part: _Part, x: Any) -> Any:
+def _tensorflow(part: _Part, *inputs: Any) -> Any:
     tensorflow = sys.modules["tensorflow"]
-    y = tensorflow.numpy_function(lambda value: _numpy(part, value), [x], part.dtype, stateful=False)
-    y.set_shape((x.shape[0], *part.layer.output_shape[1:]))
+    y = tensorflow.numpy_function(lambda *values: _numpy(part, *values), inputs, part.dtype, stateful=False)
+    y.set_shape((inputs[0].shape[0], *part.layer.output_shape[1:]))
     return y
 
 
-_RUNNERS: Mapping[str, Callable[[_Part, Any], Any]] = {
+_RUNNERS: Mapping[str, Callable[..., Any]] = {
     "jax": _jax,
     "tensorflow": _tensorflow,
     "torch": _torch,

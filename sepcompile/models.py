@@ -176,16 +176,16 @@ def _write_index(folder: Path, model: Model, built: Sequence[_Built]) -> None:
 
 def _entry(model: Model, item: _Built) -> dict[str, Any]:
     graph, block, program = model.graph, item.unit.block, item.layer.program
+    tensors = [("input", block.input, program.input), ("output", block.output, program.output)]
+    if block.residual is not None:
+        tensors.insert(1, ("residual", block.residual, program.output))
     return {
         "name": item.unit.name,
         "folder": item.unit.name,
         "layers": [graph.nodes[number].layer.path for number in block.calls],
-        "input": {"tensor": graph.tensor_name(block.input), "shape": program.input.shape, "dtype": program.input.dtype},
-        "output": {
-            "tensor": graph.tensor_name(block.output),
-            "shape": program.output.shape,
-            "dtype": program.output.dtype,
-        },
+    } | {
+        what: {"tensor": graph.tensor_name(ref), "shape": spec.shape, "dtype": spec.dtype}
+        for what, ref, spec in tensors
     }
 
 

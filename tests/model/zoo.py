@@ -79,15 +79,26 @@ class Point:
     unit: Unit
     x: np.ndarray
     y: np.ndarray
+    residual: np.ndarray | None = None
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """What the compiled block takes."""
+        arrays = (self.x,) if self.residual is None else (self.x, self.residual)
+        return tuple(map(np.ascontiguousarray, arrays))
 
 
 def points(model: Any, read: Model, units: Sequence[Unit], seed: int = 1) -> list[Point]:
     """Keras's own tensors around the blocks, from one run of the network."""
-    names = {ref for unit in units for ref in (unit.block.input, unit.block.output)}
+    names = {r for unit in units for r in (unit.block.input, unit.block.output, unit.block.residual) if r is not None}
     wanted = {ref: model.get_layer(read.graph.nodes[ref.node].layer.name).output for ref in names}
     x = np.random.default_rng(seed).normal(size=(1, *model.input_shape[1:])).astype("float32")
     found = dict(zip(wanted, keras.Model(model.input, list(wanted.values()))(x), strict=True))
-    return [Point(u, np.asarray(found[u.block.input]), np.asarray(found[u.block.output])) for u in units]
+    arrays = {ref: np.asarray(value) for ref, value in found.items()}
+    return [
+        Point(u, arrays[u.block.input], arrays[u.block.output], arrays[u.block.residual] if u.block.residual else None)
+        for u in units
+    ]
 
 
 def distinct(read: Model, units: Sequence[Unit]) -> list[Unit]:
@@ -105,9 +116,10 @@ def assert_within(read: Model, point: Point, imported: ImportedLayer, got: np.nd
     Keras computes the stages one by one and the kernel the folded program: each has its own bound.
     """
     draft = draft_block(read.graph, read.roles, read.store, point.unit.block, 0)
-    exact = reference.evaluate(draft.program, draft.weights, point.x)
-    keras_bound = reference.error_bound(draft.program, draft.weights, point.x)
-    bound = keras_bound + reference.error_bound(imported.program, imported.weights, point.x)
+    exact = reference.evaluate(draft.program, draft.weights, *point.inputs)
+    keras_bound = reference.error_bound(draft.program, draft.weights, point.x, residual=point.residual)
+    own_bound = reference.error_bound(imported.program, imported.weights, point.x, residual=point.residual)
+    bound = keras_bound + own_bound
     assert got.shape == point.y.shape
     assert np.isfinite(point.y).all()
     # Neither dead nor saturated: a comparison of constants would prove nothing.

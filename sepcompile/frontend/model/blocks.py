@@ -2,7 +2,8 @@
 
 ::
 
-    [ZeroPadding] [activation before] conv [BN] [activation] [1x1 Conv [BN] [activation]] [row-wise activation]
+    [ZeroPadding] [activation before] conv [BN] [activation] [1x1 Conv [BN] [activation]] [Add [activation]]
+        [row-wise activation]
 
 A block grows while the tensor between is read by nothing else, so that no intermediate result is needed outside; every
 call of a layer is in one block at most. Blocks grow forward first: an activation between two convolutions is applied
@@ -19,7 +20,7 @@ import numpy as np
 from sepcompile.frontend.activations import ActivationConfig
 from sepcompile.frontend.layers import LayerConfig
 from sepcompile.frontend.model.graph import Graph, Ref
-from sepcompile.frontend.model.roles import Activate, Convolution, Idle, Mix, Norm, Padding, Role
+from sepcompile.frontend.model.roles import Activate, Convolution, Idle, Mix, Norm, Padding, Role, Sum
 from sepcompile.ir.activations import KINDS, apply, make
 
 _CHEAP = frozenset({"linear", "relu", "prelu", "hard_tanh", "hard_sigmoid", "hard_silu", "sparse_sigmoid", "threshold"})
@@ -28,13 +29,17 @@ _SHAPELESS_OPTIONS = {"mask", "training"}
 
 @dataclass(frozen=True)
 class Block:
-    """Calls that become one program: ``before`` the convolution and ``after`` it, in order, by their numbers."""
+    """Calls that become one program: ``before`` the convolution and ``after`` it, in order, by their numbers.
+
+    ``residual`` is the other tensor of an Add among them.
+    """
 
     conv: int
     before: tuple[int, ...]
     after: tuple[int, ...]
     input: Ref
     output: Ref
+    residual: Ref | None = None
 
     @property
     def calls(self) -> tuple[int, ...]:
@@ -56,6 +61,7 @@ class _State:
 
     has_mix: bool
     activated: bool = False
+    residual: Ref | None = None
     done: bool = False
 
     def activate(self, activation: ActivationConfig) -> bool:
@@ -84,12 +90,12 @@ class _Finder:
         convs = [n for n in range(len(self.graph.nodes)) if isinstance(self._role(n), Convolution) and self._plain(n)]
         self.taken = set(convs)
         after = {conv: self._forward(conv) for conv in convs}
-        return tuple(self._block(conv, self._backward(conv), after[conv]) for conv in convs)
+        return tuple(self._block(conv, self._backward(conv), *after[conv]) for conv in convs)
 
-    def _block(self, conv: int, before: tuple[int, ...], after: tuple[int, ...]) -> Block:
+    def _block(self, conv: int, before: tuple[int, ...], after: tuple[int, ...], residual: Ref | None) -> Block:
         first = before[0] if before else conv
         last = after[-1] if after else conv
-        return Block(conv, before, after, self.graph.nodes[first].inputs[0], Ref(last))
+        return Block(conv, before, after, self.graph.nodes[first].inputs[0], Ref(last), residual)
 
     def _role(self, number: int) -> Role:
         return self.roles[self.graph.nodes[number].layer.path]
@@ -97,8 +103,11 @@ class _Finder:
     def _plain(self, number: int) -> bool:
         """A call with one tensor and no option that changes it (``training=True`` uses the batch's own statistics)."""
         node = self.graph.nodes[number]
-        idle = all(key in _SHAPELESS_OPTIONS and value in (None, False) for key, value in node.options)
-        return idle and len(node.inputs) == 1 and node.inputs[0].index == 0
+        return self._without_options(number) and len(node.inputs) == 1 and node.inputs[0].index == 0
+
+    def _without_options(self, number: int) -> bool:
+        options = self.graph.nodes[number].options
+        return all(key in _SHAPELESS_OPTIONS and value in (None, False) for key, value in options)
 
     def _layer(self, conv: int) -> LayerConfig:
         role = self._role(conv)
@@ -107,23 +116,26 @@ class _Finder:
 
     # ---- forward ----
 
-    def _forward(self, conv: int) -> tuple[int, ...]:
+    def _forward(self, conv: int) -> tuple[tuple[int, ...], Ref | None]:
+        """The calls after the convolution, and the tensor that is added among them."""
         layer = self._layer(conv)
         state = _State(has_mix=layer.cls.separable)
         state.activate(layer.activation)
         found: list[int] = []
         here = conv
         while not state.done and (following := self._only_reader(here)) is not None:
-            if not self._fits_after(following, layer, state):
+            if not self._fits_after(following, here, layer, state):
                 break
             found.append(following)
             self.taken.add(following)
             here = following
-        return tuple(found)
+        return tuple(found), state.residual
 
     def _only_reader(self, number: int) -> int | None:
         readers = [use for index in range(8) for use in self.uses.get(Ref(number, index), ())]
-        if len(readers) != 1 or readers[0] < 0 or readers[0] in self.taken or not self._plain(readers[0]):
+        if len(readers) != 1 or readers[0] < 0 or readers[0] in self.taken:
+            return None
+        if not self._plain(readers[0]) and not isinstance(self._role(readers[0]), Sum):
             return None
         return readers[0] if self._together(number, readers[0]) else None
 
@@ -131,17 +143,19 @@ class _Finder:
         models = [self.graph.nodes[number].layer.names[:-1] for number in (one, other)]
         return not self.within_models or models[0] == models[1]
 
-    def _fits_after(self, number: int, layer: LayerConfig, state: _State) -> bool:
+    def _fits_after(self, number: int, before: int, layer: LayerConfig, state: _State) -> bool:
         role = self._role(number)
-        if isinstance(role, Idle | Norm | Mix | Activate) and role.policy.compute != layer.output_dtype:
+        if isinstance(role, Idle | Norm | Mix | Activate | Sum) and role.policy.compute != layer.output_dtype:
             return False
         if isinstance(role, Idle):
             return True
         if isinstance(role, Norm):
-            return not state.activated and _channel_axis(role.axis, layer)
+            return not state.activated and state.residual is None and _channel_axis(role.axis, layer)
+        if isinstance(role, Sum):
+            return self._adds(number, before, layer, state)
         if isinstance(role, Activate):
             return state.activate(role.activation)
-        if not isinstance(role, Mix) or state.has_mix:
+        if not isinstance(role, Mix) or state.has_mix or state.residual is not None:
             return False
         if role.rank != layer.cls.rank or role.channels_first != layer.channels_first:
             return False
@@ -149,6 +163,21 @@ class _Finder:
             return False
         state.has_mix, state.activated = True, False
         return state.activate(role.activation)
+
+    def _adds(self, number: int, before: int, layer: LayerConfig, state: _State) -> bool:
+        """Whether the call adds one other tensor of the same shape to what the call ``before`` gives.
+
+        Kernels read it as they store their result, which for channels_first has another order in memory.
+        """
+        inputs = self.graph.nodes[number].inputs
+        others = [ref for ref in inputs if ref != Ref(before)]
+        if layer.channels_first or state.residual is not None or len(inputs) != 2 or len(others) != 1:
+            return False
+        shapes = [self.graph.shapes.get(ref) for ref in inputs]
+        if shapes[0] is None or shapes[0] != shapes[1] or not self._without_options(number):
+            return False
+        state.residual, state.activated = others[0], False
+        return True
 
     # ---- backward ----
 

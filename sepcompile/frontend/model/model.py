@@ -12,7 +12,7 @@ from sepcompile.frontend.model.blocks import Block, find_blocks
 from sepcompile.frontend.model.flatten import flatten
 from sepcompile.frontend.model.graph import Graph, Node, Ref
 from sepcompile.frontend.model.program import build_block
-from sepcompile.frontend.model.roles import Convolution, Idle, Mix, Norm, Other, Padding, Role, read_role
+from sepcompile.frontend.model.roles import Convolution, Idle, Mix, Norm, Other, Padding, Role, Sum, read_role
 from sepcompile.frontend.model.shapes import multiply_adds, with_shapes
 from sepcompile.frontend.model.sources import ModelSource, find_model
 from sepcompile.frontend.model.stores import Store
@@ -198,5 +198,7 @@ def _reason(node: Node, role: Role) -> str:
     if isinstance(role, Convolution):
         options = ", ".join(f"{key}={show(value)}" for key, value in node.options)
         return f"called with {options or f'{len(node.inputs)} tensors'}, which is not compiled"
+    if isinstance(role, Sum):
+        return "an addition that is not of a block's result and one other tensor of its shape in channels_last layout"
     what = {Mix: "a 1x1 convolution", Norm: "a normalization", Padding: "padding", Idle: "a layer without effect"}
     return f"{what.get(type(role), 'an activation')} that no depthwise layer is directly before or after"

@@ -23,7 +23,7 @@ from sepcompile.frontend.inputs import read_shape
 from sepcompile.frontend.layers import LayerConfig
 from sepcompile.frontend.model.blocks import Block
 from sepcompile.frontend.model.graph import Graph, ModelLayer
-from sepcompile.frontend.model.roles import Activate, Convolution, Idle, Mix, Norm, Padding, Role
+from sepcompile.frontend.model.roles import Activate, Convolution, Idle, Mix, Norm, Padding, Role, Sum
 from sepcompile.frontend.model.stores import Store
 from sepcompile.frontend.read import ImportedLayer
 from sepcompile.frontend.values import at
@@ -36,6 +36,7 @@ from sepcompile.ir.stages import (
     Pad,
     Pointwise,
     Program,
+    Residual,
     ScaleShift,
     Shape,
     Stage,
@@ -132,6 +133,7 @@ class _Writer:
             Activate: self._activate,
             Padding: self._padding,
             Idle: self._idle,
+            Sum: self._sum,
         }
         writers[type(role)](layer, role, number)
 
@@ -214,6 +216,9 @@ class _Writer:
         self.pads.append(Pad((top, left), (bottom, right), at(layer.where, "padding")))
         height, width, channels = self.sizes
         self.sizes = (height + top + bottom, width + left + right, channels)
+
+    def _sum(self, layer: ModelLayer, role: Sum, number: int) -> None:
+        self._append(Residual(layer.where))
 
     def _idle(self, layer: ModelLayer, role: Idle, number: int) -> None:
         """Nothing at inference."""

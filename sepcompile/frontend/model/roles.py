@@ -76,13 +76,20 @@ class Idle:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """An addition of tensors of one shape."""
+
+    policy: Policy
+
+
+@dataclass(frozen=True)
 class Other:
     """A layer that no block can take in, and why."""
 
     reason: str
 
 
-Role = Convolution | Mix | Norm | Activate | Padding | Idle | Other
+Role = Convolution | Mix | Norm | Activate | Padding | Idle | Sum | Other
 
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax", "ThresholdedReLU")
 _COMMON = ("name", "trainable", "dtype", "batch_input_shape", "autocast")
@@ -235,10 +242,16 @@ def _idle(layer: ModelLayer, config: Mapping[str, Any], generation: Generation) 
     return Idle(_policy(layer, config, generation))
 
 
+def _sum(layer: ModelLayer, config: Mapping[str, Any], generation: Generation) -> Role:
+    _check_keys(layer, config, ())
+    return Sum(_policy(layer, config, generation))
+
+
 _READERS: Mapping[str, Callable[[ModelLayer, Mapping[str, Any], Generation], Role]] = {
     "Conv1D": _mix,
     "Conv2D": _mix,
     "BatchNormalization": _norm,
+    "Add": _sum,
     "ZeroPadding1D": _padding,
     "ZeroPadding2D": _padding,
     **dict.fromkeys(_ACTIVATIONS, _activate),
