@@ -44,6 +44,16 @@ class Layer:
         return self.form.out_height == 1
 
     @property
+    def by_channel(self) -> bool:
+        """Whether the depthwise stage walks channels in its outer loop, pixels inside."""
+        return self.record.staged or self.record.depthwise_order == "channel"
+
+    @property
+    def depthwise_tasks(self) -> int:
+        """Tasks of a split layer's depthwise kernel."""
+        return self.channel_blocks if self.by_channel else self.row_tiles
+
+    @property
     def blocks(self) -> int:
         """How many blocks cover the image."""
         if self.by_columns:

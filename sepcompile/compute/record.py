@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from sepcompile.errors import ScheduleError
 
 ORDERS = ("pixel", "panel")
+DEPTHWISE_ORDERS = ("pixel", "channel")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Schedule:
     tap_unroll: kernel columns unrolled in the depthwise loop (the register window of a long kernel).
     unroll_rows: whether kernel rows are unrolled as well.
     staged: copy a zero-padded block of input channels into scratch first, instead of testing bounds at each tap.
+    depthwise_order: ``pixel`` walks the channels inside a tile of pixels, ``channel`` the pixels inside a vector of
+        channels. A staged block is always walked by channel.
     tile_pixels, tile_vectors: pointwise register tile, pixels x vectors of filters.
     k_unroll: input channels of the pointwise stage unrolled.
     order: ``pixel`` walks the weight panels inside a pixel tile, ``panel`` the pixel tiles inside a weight panel.
@@ -40,6 +43,7 @@ class Schedule:
     tap_unroll: int
     unroll_rows: bool
     staged: bool
+    depthwise_order: str = "pixel"
     tile_pixels: int = 1
     tile_vectors: int = 1
     k_unroll: int = 1

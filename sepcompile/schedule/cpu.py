@@ -34,13 +34,14 @@ def schedule_fused(kernel: KernelIR, layer: Layer) -> Any:
 def schedule_depthwise(kernel: KernelIR, layer: Layer, output: str) -> Any:
     """Scheduled PrimFunc of a depthwise kernel whose last stage is ``output`` (``O`` or ``D``).
 
-    One task is one block of a depthwise layer, or one channel block of a split layer, whose only block is the image.
+    One task is one block of a depthwise layer; of a split layer, whose only block is the image, one row of tiles, or
+    one vector of channels where these are the outer loop.
     """
     s = Transform(kernel.func)
     stage = s.get_sblock(output)
-    block, channel, *_ = loops = s.get_loops(stage)
+    block, channel, row_tile, *_ = loops = s.get_loops(stage)
     taps = _depthwise(s, layer, stage, loops[1:])
-    s.parallel(channel if layer.record.split else block)
+    s.parallel((channel if layer.by_channel else row_tile) if layer.record.split else block)
     _decompose(s, "DA", taps)
     return s.mod["main"]
 
@@ -89,9 +90,11 @@ def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
 
 
 def _split_channels(s: Any, layer: Layer, k: Loop) -> list[Loop]:
-    """Split the reduction so that its unrolled part never leaves a channel block and never runs past the end."""
-    channels, lanes = layer.form.depthwise_channels, layer.record.depthwise_lanes
-    unroll = math.gcd(math.gcd(channels, lanes), layer.record.k_unroll)
+    """Split the reduction so that its unrolled part lies in one channel block, or in whole ones, and ends with it."""
+    channels, lanes, unroll = layer.form.depthwise_channels, layer.record.depthwise_lanes, layer.record.k_unroll
+    if unroll > lanes and unroll % lanes == 0 and channels % unroll == 0:
+        return list(s.split(k, [None, unroll]))
+    unroll = math.gcd(math.gcd(channels, lanes), unroll)
     if channels % lanes:
         return list(s.split(k, [None, unroll]))
     return list(s.split(k, [None, lanes // unroll, unroll]))
@@ -104,7 +107,7 @@ def _depthwise(s: Any, layer: Layer, stage: Block, loops: list[Loop]) -> Loop:
     """
     record = layer.record
     channel, row_tile, column_tile, row, column, lane = loops
-    if record.staged or record.split:
+    if layer.by_channel:
         s.reorder(channel, row_tile, column_tile, row, column, lane)
         inner = column_tile
     else:

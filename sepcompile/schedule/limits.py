@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from sepcompile.compute.form import Form
-from sepcompile.compute.record import ORDERS, Schedule
+from sepcompile.compute.record import DEPTHWISE_ORDERS, ORDERS, Schedule
 from sepcompile.errors import ScheduleError
 from sepcompile.targets import Machine
 
 # A block's scratch is per thread; beyond this no cache of any target holds it, and the arena would grow without use.
 MOST_SCRATCH_BYTES = 256 * 2**20
+# Input channels of the pointwise stage that are unrolled: more only makes code.
+MOST_K_UNROLL = 8
 
 
 def check_record(record: Schedule, form: Form, machine: Machine) -> None:
@@ -21,8 +23,9 @@ def check_record(record: Schedule, form: Form, machine: Machine) -> None:
         value = getattr(record, name)
         if value & (value - 1):
             raise ScheduleError(f"schedule: {name}={value} must be a power of two")
-    if record.order not in ORDERS:
-        raise ScheduleError(f"schedule: order={record.order!r} must be one of {', '.join(ORDERS)}")
+    for name, orders in (("order", ORDERS), ("depthwise_order", DEPTHWISE_ORDERS)):
+        if getattr(record, name) not in orders:
+            raise ScheduleError(f"schedule: {name}={getattr(record, name)!r} must be one of {', '.join(orders)}")
     _check_blocks(record, form)
     _check_registers(record, form, machine)
 
@@ -30,13 +33,13 @@ def check_record(record: Schedule, form: Form, machine: Machine) -> None:
 def _upper_limits(record: Schedule, form: Form, machine: Machine) -> dict[str, int]:
     limits = {
         "lanes": min(machine.float_lanes, form.out_channels),
-        "depthwise_lanes": min(machine.float_lanes, form.depthwise_channels),
+        "depthwise_lanes": min(2 * machine.float_lanes, form.depthwise_channels),
         "rows": form.out_height,
         "columns": form.out_width,
         "tile_rows": record.rows,
         "tile_columns": record.columns,
         "tap_unroll": form.depthwise.kernel_size[1],
-        "k_unroll": machine.float_lanes,
+        "k_unroll": max(machine.float_lanes, MOST_K_UNROLL),
     }
     if form.pointwise is not None:
         limits["tile_pixels"] = record.rows * record.columns

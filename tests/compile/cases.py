@@ -118,6 +118,7 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
         tap_unroll=rng.randint(1, form.depthwise.kernel_size[1]),
         unroll_rows=rng.random() < 0.5,
         staged=rng.random() < 0.5,
+        depthwise_order=rng.choice(["pixel", "channel"]),
         tile_pixels=rng.randint(1, min(rows * columns, max(1, (registers - 1 - vectors) // vectors))),
         tile_vectors=vectors,
         k_unroll=rng.choice([1, 2, 4, 8]),
