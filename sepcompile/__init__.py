@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sepcompile.api import Artifact, compile, inspect, list_targets, load, verify
+    from sepcompile.autotune import tune
     from sepcompile.compute.record import Schedule
     from sepcompile.errors import SepcompileError
     from sepcompile.live import optimize
@@ -25,6 +26,7 @@ __all__ = [
     "list_targets",
     "load",
     "optimize",
+    "tune",
     "verify",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "Schedule": "sepcompile.compute.record",
     "SepcompileError": "sepcompile.errors",
     "optimize": "sepcompile.live",
+    "tune": "sepcompile.autotune",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ def compile(
     layers: str | Sequence[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
+    database: str | os.PathLike[str] | bool = True,
 ) -> Artifact:
     """Compile one layer into an artifact folder, or the separable blocks of a model into one folder each.
 
@@ -69,11 +70,12 @@ def compile(
             they are drawn from the config's initializers with ``seed``, and the artifact says so.
         keras_version: "2", "3", "3.15": only where the source does not say and it matters.
         precision: what the kernel computes in. Input and output follow the layer's dtype policy.
-        schedule: overrides the heuristic, for every target.
+        schedule: overrides the tuning database and the heuristic, for every target.
         output: the artifact's folder; ``build/<layer name>`` if None. Of a model, the folder of its artifacts;
             ``build`` if None.
         layers: of a model, patterns such as ``"block_*"`` that pick some of its layers.
         cache: where compiled kernels are kept: True for the user's cache folder, a path, or False.
+        database: where ``tune`` has stored schedules: True for the user's own file, a path, or False.
 
     Raises:
         ConfigError, WeightError, UnsupportedError, TargetError, ScheduleError: the input cannot be compiled as given.
@@ -89,14 +91,16 @@ def compile(
         from sepcompile.models import compile_model
 
         return compile_model(
-            layer, input_shape, target, weights, keras_version, schedule, output, layers=layers, seed=seed, cache=cache
-        )
+            layer, input_shape, target, weights, keras_version, schedule, output,
+            layers=layers, seed=seed, cache=cache, database=database,
+        )  # fmt: skip
     if layers is not None:
         raise ConfigError(f"layers={layers!r} is for a model; one layer was given")
     targets = find_targets(target)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
     name = imported.program.name
-    return write_layer(imported, targets, schedule, Path(output) if output is not None else Path("build") / name, cache)
+    folder = Path(output) if output is not None else Path("build") / name
+    return write_layer(imported, targets, schedule, folder, cache, database)
 
 
 def compile_texts(
@@ -116,7 +120,7 @@ def compile_texts(
 
     chosen = find_targets(target)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version)
-    (compiled,) = _compiled(imported, chosen, schedule, cache=False, texts=True)
+    (compiled,), _ = _compiled(imported, chosen, schedule, cache=False, database=True, texts=True)
     return {"ir": to_text(imported.program), "tir": compiled.tir, "asm": compiled.assembly}
 
 
@@ -224,6 +228,7 @@ def write_layer(
     schedule: Schedule | None,
     output: Path,
     cache: str | os.PathLike[str] | bool,
+    database: str | os.PathLike[str] | bool,
 ) -> Artifact:
     """Compile a layer or block that the frontend has read into the folder ``output``."""
     from sepcompile.codegen.artifact import link_variant, write_artifact
@@ -232,11 +237,10 @@ def write_layer(
     from sepcompile.ir.printer import to_text
 
     program = imported.program
+    built, notes = _compiled(imported, targets, schedule, cache, database)
     variants = [
-        link_variant(
-            compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires
-        )
-        for t, compiled in zip(targets, _compiled(imported, targets, schedule, cache), strict=True)
+        link_variant(compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires)
+        for t, compiled in zip(targets, built, strict=True)
     ]
     path = write_artifact(
         output,
@@ -251,7 +255,8 @@ def write_layer(
         tool_versions=tool_versions(),
         residual=program.residual,
     )
-    return Artifact(path, program.name, tuple(t.name for t in targets), imported.weights_drawn, imported.notes)
+    names = tuple(t.name for t in targets)
+    return Artifact(path, program.name, names, imported.weights_drawn, (*imported.notes, *notes))
 
 
 def _compiled(
@@ -259,21 +264,31 @@ def _compiled(
     targets: tuple[Target, ...],
     schedule: Schedule | None,
     cache: str | os.PathLike[str] | bool,
+    database: str | os.PathLike[str] | bool,
     texts: bool = False,
-) -> list[Compiled]:
+) -> tuple[list[Compiled], tuple[str, ...]]:
+    """Each target's variant, and notes on what the tuning database was good for."""
+    from sepcompile.autotune import find_tuned
     from sepcompile.codegen.entry import symbol_name
     from sepcompile.codegen.variant import compile_variant
     from sepcompile.codegen.worker import shared_worker
 
     symbol = symbol_name(imported.program.name)
     kept = _cache(cache)
-    return [
-        compile_variant(
+    built: list[Compiled] = []
+    notes: list[str] = []
+    for target in targets:
+        tuned = find_tuned(imported, target, database) if schedule is None else None
+        record = tuned.schedule if tuned is not None else schedule
+        compiled = compile_variant(
             imported.program, imported.weights, target,
-            symbol=symbol, worker=shared_worker(), cache=kept, schedule=schedule, texts=texts,
-        )
-        for target in targets
-    ]  # fmt: skip
+            symbol=symbol, worker=shared_worker(), cache=kept, schedule=record, texts=texts,
+        )  # fmt: skip
+        if tuned is not None:
+            notes += tuned.notes
+            compiled = replace(compiled, schedule_source=tuned.source or compiled.schedule_source)
+        built.append(compiled)
+    return built, tuple(notes)
 
 
 def _cache(cache: str | os.PathLike[str] | bool) -> Any:

@@ -40,6 +40,7 @@ def compile_model(
     layers: str | Sequence[str] | None = None,
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
+    database: str | os.PathLike[str] | bool = True,
     step: Callable[[str, int], None] | None = None,
     within_models: bool = False,
 ) -> Artifact:
@@ -53,8 +54,8 @@ def compile_model(
         layers: shell-style patterns; only blocks with a layer or an artifact name that matches one are compiled.
         step: called before each block with its name and how many there are.
         within_models: no block reaches across the edge of a nested model.
-        target, keras_version, schedule, output, seed, cache: as for ``sepcompile.compile``; ``output`` is ``build`` if
-            None.
+        target, keras_version, schedule, output, seed, cache, database: as for ``sepcompile.compile``; ``output`` is
+            ``build`` if None.
 
     Returns an ``Artifact`` whose ``parts`` are the blocks' artifacts. Raises as ``sepcompile.compile`` does.
     """
@@ -79,11 +80,25 @@ def compile_model(
     for item in built:
         if step is not None:
             step(item.unit.name, len(built))
-        parts.append(api.write_layer(item.layer, targets, schedule, folder / item.unit.name, cache))
+        parts.append(api.write_layer(item.layer, targets, schedule, folder / item.unit.name, cache, database))
     _write_index(folder, found, built)
     notes = tuple(dict.fromkeys((*skipped, *(note for part in parts for note in part.notes))))
     drawn = any(part.weights_drawn for part in parts)
     return api.Artifact(folder, found.graph.name, tuple(t.name for t in targets), drawn, notes, tuple(parts))
+
+
+def read_blocks(
+    model: object,
+    input_shape: object = None,
+    weights: object = None,
+    keras_version: str | None = None,
+    layers: str | Sequence[str] | None = None,
+) -> list[ImportedLayer]:
+    """The blocks of a model as ``compile_model`` compiles them; arguments and errors as there."""
+    from sepcompile.frontend.model import read_model
+
+    found = read_model(model, weights=weights, input_shape=input_shape, keras_version=keras_version)
+    return [item.layer for item in _build(found, patterns(layers), 0)[0]]
 
 
 def inspect_model(

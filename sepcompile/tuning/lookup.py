@@ -80,12 +80,16 @@ def _runs_here(target: Target) -> bool:
     return True
 
 
+def machine_name(record: TunedRecord) -> str:
+    """The machine that measured a record, in words."""
+    try:
+        return str(MachineIdentity.from_json(json.loads(record.key.machine if record.key is not None else "")))
+    except (TuningError, ValueError, RecursionError):
+        return "an unknown machine"
+
+
 def _source(record: TunedRecord) -> str:
     """In words, for the manifest."""
-    assert record.key is not None
-    try:
-        machine = str(MachineIdentity.from_json(json.loads(record.key.machine)))
-    except (TuningError, ValueError):
-        machine = "an unknown machine"
     share = f"{record.ratio:.3f} of the heuristic's time"
-    return f"tuned: {share}, {record.trials} trials, {record.threads} thread(s), {machine}, {record.created[:10]}"
+    many = f"{record.threads} thread{'s' * (record.threads != 1)}"
+    return f"tuned: {share}, {record.trials} trials, {many}, {machine_name(record)}, {record.created[:10]}"
