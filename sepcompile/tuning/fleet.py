@@ -15,8 +15,9 @@ import json
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,27 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@dataclass(frozen=True)
+class _Order:
+    """A measurement that waits for a worker."""
+
+    future: Future[Measurement]
+    candidate: Candidate
+    incumbent: Candidate
+    settings: Settings
+
+    def data(self) -> bytes:
+        """The whole input of the device program."""
+        artifacts = {artifact.digest: put_request(artifact) for artifact in (self.incumbent, self.candidate)}
+        request = measure_request(self.candidate, self.incumbent, self.settings, watch=False)
+        return b"".join([program(), *artifacts.values(), request])
+
+
 class FleetRunner(Runner):
     """Measures on all workers that have the label, one measurement at a time on each.
+
+    Dask is given no more than its workers can begin with: it binds a task to a worker at once, and one that waits
+    behind another on the same worker would leave the next worker idle.
 
     ``patience_s``: how long a fleet without such a worker is waited for.
     """
@@ -124,6 +144,7 @@ class FleetRunner(Runner):
         self._connect_s, self._patience_s = connect_s, patience_s
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._waiting: deque[_Order] = deque()
         self._running: dict[Future[Measurement], Task] = {}
         self._machine: MachineIdentity | None = None
         self._client = self._connect()
@@ -142,23 +163,14 @@ class FleetRunner(Runner):
 
     def submit(self, candidate: Candidate, incumbent: Candidate, settings: Settings) -> Future[Measurement]:
         check_architecture(candidate, self.machine(), f"the fleet {self._place.label!r}")
-        artifacts = {artifact.digest: put_request(artifact) for artifact in (incumbent, candidate)}
-        request = measure_request(candidate, incumbent, settings, watch=False)
-        data = b"".join([program(), *artifacts.values(), request])
         future: Future[Measurement] = Future()
-        start = time.monotonic()
-        with self._lock:
-            task = self._start(data, most_seconds(settings))
-            self._running[future] = task
-        future.add_done_callback(partial(self._forget, task))
-        task.add_done_callback(partial(self._finish, future, start))
+        self._waiting.append(_Order(future, candidate, incumbent, settings))
+        self._hand_out()
         return future
 
     def close(self) -> None:
         self._closing.set()
-        with self._lock:
-            running = list(self._running)
-        for future in running:
+        for future in self._unfinished():
             future.cancel()
         with contextlib.suppress(OSError, TimeoutError):
             self._client.close(timeout=5)
@@ -222,21 +234,44 @@ class FleetRunner(Runner):
             )
         return next(iter(found.values()))
 
-    def _forget(self, task: Task, future: Future[Measurement]) -> None:
+    def _hand_out(self) -> None:
+        """Give Dask as many of the waiting measurements as there are free workers."""
         with self._lock:
-            self._running.pop(future, None)
-        if future.cancelled():
+            while self._waiting and len(self._running) < self.capacity:
+                order = self._waiting.popleft()
+                if order.future.done():
+                    continue
+                try:
+                    task = self._start(order.data(), most_seconds(order.settings))
+                except Exception as error:  # the client is closed, or the artifact is gone
+                    order.future.set_exception(TuningError(f"{self._place.address}: {error}"))
+                    continue
+                self._running[order.future] = task
+                order.future.add_done_callback(partial(self._stop, task))
+                task.add_done_callback(partial(self._finish, order.future, time.monotonic()))
+
+    def _stop(self, task: Task, future: Future[Measurement]) -> None:
+        """Dask need not go on with what nobody waits for."""
+        if future.cancelled() or isinstance(future.exception(), DeviceAccessError):
             with contextlib.suppress(Exception):  # the scheduler may be gone
                 task.cancel()
 
     def _finish(self, future: Future[Measurement], start: float, task: Task) -> None:
         """In Dask's thread, when a task has ended in whatever way."""
-        if not future.set_running_or_notify_cancel():
+        with self._lock:
+            self._running.pop(future, None)
+        if not self._closing.is_set():
+            self._hand_out()
+        if future.done() or not future.set_running_or_notify_cancel():
             return
         try:
             future.set_result(self._result(task, time.monotonic() - start))
         except BaseException as error:
             future.set_exception(error)
+
+    def _unfinished(self) -> list[Future[Measurement]]:
+        with self._lock:
+            return [*self._running, *(order.future for order in self._waiting)]
 
     def _result(self, task: Task, wall_s: float) -> Measurement:
         label = f"fleet {self._place.label}"
@@ -274,14 +309,12 @@ class FleetRunner(Runner):
                 self._slots, seen = self._count(self._workers()), time.monotonic()
             except Exception as error:
                 reason = str(error)
-            if time.monotonic() - seen > self._patience_s:
+            if not reason:
+                self._hand_out()  # a new worker may have come
+            elif time.monotonic() - seen > self._patience_s:
                 self._fail_all(f"no worker for {self._patience_s:g} s: {reason}")
 
     def _fail_all(self, reason: str) -> None:
-        with self._lock:
-            running = dict(self._running)
-        for future, task in running.items():
-            with contextlib.suppress(Exception):
+        for future in self._unfinished():
+            with contextlib.suppress(InvalidStateError):  # it ends in this moment
                 future.set_exception(DeviceAccessError("unreachable", reason))
-            with contextlib.suppress(Exception):
-                task.cancel()
