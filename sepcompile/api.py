@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sepcompile.codegen.emit import Emit
     from sepcompile.codegen.plan import Compiled
     from sepcompile.compute.record import Schedule
     from sepcompile.frontend import ImportedLayer
@@ -56,6 +57,9 @@ def compile(
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
     database: str | os.PathLike[str] | bool = True,
+    emit: str | Sequence[str] = (),
+    ram: int | str | None = None,
+    flash: int | str | None = None,
 ) -> Artifact:
     """Compile one layer into an artifact folder, or the separable blocks of a model into one folder each.
 
@@ -76,11 +80,16 @@ def compile(
         layers: of a model, patterns such as ``"block_*"`` that pick some of its layers.
         cache: where compiled kernels are kept: True for the user's cache folder, a path, or False.
         database: where ``tune`` has stored schedules: True for the user's own file, a path, or False.
+        emit: ``"c-api"`` adds a static library with the weights inside for each CPU target, a header, an example and a
+            CMake file. Targets without an operating system always have it, and nothing else.
+        ram, flash: the most that each static library may take, in bytes, or as "64K", "1M".
 
     Raises:
         ConfigError, WeightError, UnsupportedError, TargetError, ScheduleError: the input cannot be compiled as given.
+        BudgetError: more RAM or flash is needed than ``ram`` or ``flash``.
         CompileError: code generation failed. ArtifactError: ``output`` cannot be written.
     """
+    from sepcompile.codegen.emit import Emit
     from sepcompile.errors import ConfigError, UnsupportedError
     from sepcompile.frontend import read_layer
     from sepcompile.frontend.model import is_model
@@ -92,15 +101,14 @@ def compile(
 
         return compile_model(
             layer, input_shape, target, weights, keras_version, schedule, output,
-            layers=layers, seed=seed, cache=cache, database=database,
+            layers=layers, seed=seed, cache=cache, database=database, emit=emit, ram=ram, flash=flash,
         )  # fmt: skip
     if layers is not None:
         raise ConfigError(f"layers={layers!r} is for a model; one layer was given")
-    targets = find_targets(target)
+    targets, extras = find_targets(target), Emit.of(emit, ram, flash)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
-    name = imported.program.name
-    folder = Path(output) if output is not None else Path("build") / name
-    return write_layer(imported, targets, schedule, folder, cache, database)
+    folder = Path(output) if output is not None else Path("build") / imported.program.name
+    return write_layer(imported, targets, schedule, folder, cache, database, extras)
 
 
 def compile_texts(
@@ -229,19 +237,25 @@ def write_layer(
     output: Path,
     cache: str | os.PathLike[str] | bool,
     database: str | os.PathLike[str] | bool,
+    emit: Emit | None = None,
 ) -> Artifact:
     """Compile a layer or block that the frontend has read into the folder ``output``."""
     from sepcompile.codegen.artifact import link_variant, write_artifact
     from sepcompile.codegen.cache import tool_versions
+    from sepcompile.codegen.emit import Emit
     from sepcompile.codegen.selftest import make_selftest
     from sepcompile.ir.printer import to_text
 
-    program = imported.program
+    program, extras = imported.program, emit or Emit()
+    extras.check_targets(targets)
     built, notes = _compiled(imported, targets, schedule, cache, database)
     variants = [
-        link_variant(compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires)
+        link_variant(
+            compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires,
+            static=extras.static(compiled, t, program.name, program.batch), shared=not t.bare,
+        )
         for t, compiled in zip(targets, built, strict=True)
-    ]
+    ]  # fmt: skip
     path = write_artifact(
         output,
         name=program.name,

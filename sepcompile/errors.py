@@ -8,6 +8,7 @@
     ├── UnsupportedError             correct Keras, but not compiled (yet); says what is
     ├── TargetError(ValueError)      an unknown, malformed or unusable target
     ├── ScheduleError(ValueError)    a schedule record that does not fit its program or target
+    ├── BudgetError(ValueError)      a layer takes more flash or RAM than was allowed
     ├── CompileError                 code generation, the C compiler or the linker failed
     ├── ArtifactError                an artifact is damaged, of another version or for another machine
     ├── InputError(ValueError)       a tensor handed to a compiled layer does not fit it
@@ -23,6 +24,7 @@ from sepcompile.runtime.errors import ArtifactError, DeviceError, InputError, Se
 
 __all__ = [
     "ArtifactError",
+    "BudgetError",
     "CompileError",
     "ConfigError",
     "DeviceError",
@@ -54,6 +56,10 @@ class TargetError(SepcompileError, ValueError):
 
 class ScheduleError(SepcompileError, ValueError):
     """A schedule record does not fit its program or its target."""
+
+
+class BudgetError(SepcompileError, ValueError):
+    """A layer takes more flash or RAM of its target than was allowed; the message says how much it needs."""
 
 
 class CompileError(SepcompileError):

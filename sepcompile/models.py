@@ -41,6 +41,9 @@ def compile_model(
     seed: int = 0,
     cache: str | os.PathLike[str] | bool = True,
     database: str | os.PathLike[str] | bool = True,
+    emit: str | Sequence[str] = (),
+    ram: int | str | None = None,
+    flash: int | str | None = None,
     step: Callable[[str, int], None] | None = None,
     within_models: bool = False,
 ) -> Artifact:
@@ -54,16 +57,17 @@ def compile_model(
         layers: shell-style patterns; only blocks with a layer or an artifact name that matches one are compiled.
         step: called before each block with its name and how many there are.
         within_models: no block reaches across the edge of a nested model.
-        target, keras_version, schedule, output, seed, cache, database: as for ``sepcompile.compile``; ``output`` is
-            ``build`` if None.
+        target, keras_version, schedule, output, seed, cache, database, emit, ram, flash: as for
+            ``sepcompile.compile``; ``output`` is ``build`` if None, and the limits are for each block.
 
     Returns an ``Artifact`` whose ``parts`` are the blocks' artifacts. Raises as ``sepcompile.compile`` does.
     """
     from sepcompile import api
+    from sepcompile.codegen.emit import Emit
     from sepcompile.errors import ScheduleError
     from sepcompile.frontend.model import read_model
 
-    targets = api.find_targets(target)
+    targets, extras = api.find_targets(target), Emit.of(emit, ram, flash)
     found = read_model(
         model,
         weights=weights,
@@ -80,7 +84,7 @@ def compile_model(
     for item in built:
         if step is not None:
             step(item.unit.name, len(built))
-        parts.append(api.write_layer(item.layer, targets, schedule, folder / item.unit.name, cache, database))
+        parts.append(api.write_layer(item.layer, targets, schedule, folder / item.unit.name, cache, database, extras))
     _write_index(folder, found, built)
     notes = tuple(dict.fromkeys((*skipped, *(note for part in parts for note in part.notes))))
     drawn = any(part.weights_drawn for part in parts)

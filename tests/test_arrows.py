@@ -35,7 +35,7 @@ TOPS = {"api", "autotune", "models", "live", "cli", "demo", "bench", "__init__"}
 FOREIGN = {
     "compute": {"tvm", "tvm_ffi"},
     "schedule": {"tvm", "tvm_ffi"},
-    "codegen": {"tvm", "tvm_ffi", "jinja2", "ziglang"},
+    "codegen": {"tvm", "tvm_ffi", "jinja2", "ziglang", "elftools"},
     "tuning": {"distributed"},
     "frontend": {"safetensors"},
     "api": {"platformdirs"},

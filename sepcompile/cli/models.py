@@ -95,7 +95,10 @@ def _compiled_text(artifact: Artifact, seconds: float) -> None:
     output.table(("artifact", "input", "output", "size"), rows, right="size")
     for note in artifact.notes:
         output.say(f"note: {note}")
-    output.say(f"next: {output.program()} run {output.short(artifact.parts[0].path)} --benchmark")
+    if all(variant.bare for variant in found.variants):
+        output.say(f"next: link {output.short(artifact.parts[0].path)}/{found.variants[0].library} and the others")
+    else:
+        output.say(f"next: {output.program()} run {output.short(artifact.parts[0].path)} --benchmark")
 
 
 # ---- inspect -------------------------------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from sepcompile.runtime.manifest import StaticEntry
 
 Shape = Sequence[int | None]
 
@@ -89,6 +92,16 @@ def size(nbytes: float) -> str:
     if nbytes < 1000:
         return f"{nbytes:.0f} B"
     return f"{nbytes / 1000:.1f} KB" if nbytes < 1e6 else f"{nbytes / 1e6:.1f} MB"
+
+
+def static_library(static: StaticEntry) -> list[tuple[str, object]]:
+    """What a static library takes of a device, in exact bytes: they are counted where they are few."""
+    flash = f"{static.flash_bytes} bytes: code {static.code_bytes}, weights and constants {static.constant_bytes}"
+    parts = [("input", static.input_bytes), ("output", static.output_bytes), ("arena", static.arena_bytes)]
+    ram = f"{static.ram_bytes} bytes: " + ", ".join(f"{name} {nbytes}" for name, nbytes in parts)
+    if static.stack_bytes is not None:
+        ram += f" (and {static.stack_bytes} of stack)"
+    return [("  static", static.library), ("    flash", flash), ("    RAM", ram)]
 
 
 def duration(seconds: float) -> str:

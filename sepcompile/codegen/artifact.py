@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sepcompile import runtime
+from sepcompile.codegen.c_api import StaticLibrary
+from sepcompile.codegen.c_texts import c_api_texts
 from sepcompile.codegen.data import render
 from sepcompile.codegen.entry import ENTRY_ABI, symbol_name, weight_order
 from sepcompile.codegen.folder import write_folder
@@ -25,13 +27,14 @@ from sepcompile.runtime.manifest import read_manifest as _read_manifest
 from sepcompile.runtime.results import SelfTest
 
 _C_TYPES = {"float32": "float", "float16": "uint16_t", "float64": "double"}
-_OWN_FOLDERS = ("include", "runtime", "src")
+_OWN_FOLDERS = ("build", "include", "runtime", "src")
 
 
 @dataclass(frozen=True)
 class LinkedVariant:
     """One variant, linked. ``symbol`` is the prefix of the library's functions, ``requires`` CPU features by the names
-    of ``sepcompile.runtime.cpu``."""
+    of ``sepcompile.runtime.cpu``. ``static`` is its library for C programs, the only one (``library`` is empty) where
+    there is no operating system."""
 
     target: str
     family: str
@@ -45,12 +48,23 @@ class LinkedVariant:
     schedule_source: str
     images: Mapping[str, bytes] = field(default_factory=dict)
     launches: tuple[Launch, ...] = ()
+    static: StaticLibrary | None = None
 
 
 def link_variant(
-    compiled: Compiled, *, name: str, family: str, arch: str, triple: str, requires: Sequence[str]
+    compiled: Compiled,
+    *,
+    name: str,
+    family: str,
+    arch: str,
+    triple: str,
+    requires: Sequence[str],
+    static: StaticLibrary | None = None,
+    shared: bool = True,
 ) -> LinkedVariant:
     """Links ``compiled`` for the artifact of layer ``name``; images for GPUs stay as they are.
+
+    ``static`` comes with it; ``shared=False`` leaves out the shared library that Python loads.
 
     Raises ``CompileError``.
     """
@@ -61,13 +75,14 @@ def link_variant(
         arch=arch,
         requires=tuple(requires),
         symbol=symbol,
-        library=b"" if compiled.images else link_library(compiled, name=symbol, triple=triple),
+        library=link_library(compiled, name=symbol, triple=triple) if shared and not compiled.images else b"",
         plan=compiled.plan,
         weights=compiled.weights,
         schedule=compiled.schedule,
         schedule_source=compiled.schedule_source,
         images=dict(compiled.images),
         launches=compiled.launches,
+        static=static,
     )
 
 
@@ -100,11 +115,14 @@ def write_artifact(
     files: dict[str, bytes] = {}
     for record, linked in zip(records, ordered, strict=True):
         images = {record.images[arch]: image for arch, image in linked.images.items()}
-        files |= images or {record.library: linked.library}
+        files |= images or ({record.library: linked.library} if linked.library else {})
+        if record.static is not None:
+            files[record.archive] = record.static.archive
     files[WEIGHTS] = weights.data
     files[SELFTEST] = _selftest_file(selftest, input)
     texts = _texts(name, symbol, layer_info, input, output, records, weights, weights_drawn, residual is not None)
-    files |= {path: text.encode() for path, text in texts.items()} | _runtime_files()
+    files |= {path: text.encode() for path, text in texts.items()}
+    files |= _runtime_files() if any(linked.library or linked.images for linked in ordered) else {}
     manifest = manifest_text(
         name=name, layer=layer_info, ir=ir_text, input=input, output=output, weights_drawn=weights_drawn,
         variants=records, files=files, tools=tool_versions, residual=residual,
@@ -179,7 +197,9 @@ def _libraries(variants: Sequence[LinkedVariant]) -> list[tuple[LinkedVariant, s
         while folder.lower() in taken:
             folder += "_"
         taken.add(folder.lower())
-        name = _image_name(variant.symbol, next(iter(variant.images))) if variant.images else f"lib{variant.symbol}.so"
+        name = f"lib{variant.symbol}.{'so' if variant.library else 'a'}"
+        if variant.images:
+            name = _image_name(variant.symbol, next(iter(variant.images)))
         placed.append((variant, f"{folder}/{name}"))
     return placed
 
@@ -190,6 +210,7 @@ def _image_name(symbol: str, arch: str) -> str:
 
 
 def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> VariantRecord:
+    folder = Path(library).parent
     return VariantRecord(
         target=variant.target,
         family=variant.family,
@@ -202,8 +223,10 @@ def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> Va
         schedule_source=variant.schedule_source,
         weights=variant.weights,
         keys=keys,
-        images={arch: f"{Path(library).parent}/{_image_name(variant.symbol, arch)}" for arch in variant.images},
+        images={arch: f"{folder}/{_image_name(variant.symbol, arch)}" for arch in variant.images},
         launches=variant.launches,
+        static=variant.static,
+        archive=f"{folder}/lib{variant.symbol}.a" if variant.static else "",
     )
 
 
@@ -224,8 +247,12 @@ def _texts(
     weights_drawn: bool,
     residual: bool,
 ) -> dict[str, str]:
-    """The files that templates give, by their paths. The C API is for CPUs: without any, there is none."""
+    """The files that templates give, by their paths. C programs are for CPUs: without any, there is nothing for them.
+
+    The header and the example are those of the static libraries, or without any those of the shared ones.
+    """
     on_cpus = [record for record in records if not record.images]
+    loaded = any(not record.library.endswith(".a") for record in records)
     values: dict[str, object] = {
         "name": name,
         "symbol": symbol,
@@ -242,12 +269,15 @@ def _texts(
         "weight_slots": max(1, *(len(record.weights) for record in records)),
         "weights_drawn": weights_drawn,
         "residual": residual,
+        "static": any(record.static for record in records),
+        "loaded": loaded,
+        "records": records,
     }
-    texts = {
-        "__init__.py": render("init.py.j2", **values),
-        "loader.py": render("loader.py.j2", **values),
-        "README.md": render("artifact.md.j2", **values),
-    }
+    texts = {"README.md": render("artifact.md.j2", **values)}
+    if loaded:
+        texts |= {"__init__.py": render("init.py.j2", **values), "loader.py": render("loader.py.j2", **values)}
+    if values["static"]:
+        return texts | c_api_texts(values, records, input, output)
     return texts if not on_cpus else texts | {
         f"include/{symbol}.h": render("header.h.j2", **values),
         "src/example.c": render("example.c.j2", **values),
@@ -267,6 +297,7 @@ def _template_variant(record: VariantRecord, weights: TensorFile) -> dict[str, o
         "arch": record.arch,
         "requires": sorted(record.requires),
         "library": record.library,
+        "loaded": not record.library.endswith(".a"),
         "weights": [(name, weights.offsets[record.keys[name]]) for name in order],
     }
 

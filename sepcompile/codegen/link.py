@@ -10,7 +10,7 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +29,10 @@ _LINK_FLAGS = (
     "-shared", "-s", "--gc-sections", "-Bsymbolic", "--no-undefined", "--hash-style=both", "--build-id=none",
     "-z", "noexecstack", "-z", "now", "-z", "relro",
 )  # fmt: skip
+# lld does not strip what it joins into one object. Nothing unwinds through C functions that call nobody.
+_DISCARD = (
+    "SECTIONS { /DISCARD/ : { *(.debug*) *(.rel*.debug*) *(.comment) *(.llvm*) *(.ARM.exidx*) *(.rel.ARM.exidx*) } }\n"
+)
 
 
 @cache
@@ -43,14 +47,20 @@ def zig() -> Path:
     return program
 
 
-def compile_c(source: str, *, triple: str, flags: Sequence[str] = ()) -> bytes:
+def compile_c(
+    source: str, *, triple: str, flags: Sequence[str] = (), files: Mapping[str, bytes] | None = None
+) -> bytes:
     """Object code of freestanding C. ``triple`` is zig's (``x86_64-linux-musl``); ``flags`` come after our own.
+
+    ``files`` lie beside the source, for it to include.
 
     Raises ``CompileError`` with the compiler's first errors.
     """
     with tempfile.TemporaryDirectory(prefix="sepcompile-") as folder:
         # The source is named relatively, so that no object code can hold the folder's name.
         (Path(folder) / "entry.c").write_text(source, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (Path(folder) / name).write_bytes(content)
         _zig(["cc", "-target", triple, *_C_FLAGS, *flags, "entry.c", "-o", "entry.o"], folder)
         return (Path(folder) / "entry.o").read_bytes()
 
@@ -61,14 +71,41 @@ def link_objects(objects: Sequence[bytes], *, exports: Sequence[str], soname: st
     Raises ``CompileError``, also where a symbol stays undefined.
     """
     with tempfile.TemporaryDirectory(prefix="sepcompile-") as folder:
-        names = [f"{index}.o" for index in range(len(objects))]
-        for file, content in zip(names, objects, strict=True):
-            (Path(folder) / file).write_bytes(content)
+        names = _write_objects(objects, folder)
         script = "{ global: " + "".join(f"{symbol}; " for symbol in exports) + "local: *; };\n"
         (Path(folder) / "exports.txt").write_text(script, encoding="ascii")
         arguments = ["-soname", soname, "--version-script", "exports.txt", "-o", "library.so", *names]
         _zig(["ld.lld", *_LINK_FLAGS, *arguments], folder)
         return (Path(folder) / "library.so").read_bytes()
+
+
+def join_objects(objects: Sequence[bytes], *, keep: Sequence[str]) -> bytes:
+    """One relocatable object of ELF ``objects``: what the functions ``keep`` reach of them, and nothing for debuggers.
+
+    Raises ``CompileError``.
+    """
+    with tempfile.TemporaryDirectory(prefix="sepcompile-") as folder:
+        names = _write_objects(objects, folder)
+        roots = [f"--undefined={symbol}" for symbol in keep]
+        (Path(folder) / "discard.ld").write_text(_DISCARD, encoding="ascii")
+        _zig(["ld.lld", "-r", "--gc-sections", "-T", "discard.ld", *roots, "-o", "joined.o", *names], folder)
+        return (Path(folder) / "joined.o").read_bytes()
+
+
+def archive_objects(objects: Mapping[str, bytes]) -> bytes:
+    """A static library (ar) of ``objects`` by their file names; the same objects give the same bytes."""
+    with tempfile.TemporaryDirectory(prefix="sepcompile-") as folder:
+        for name, content in objects.items():
+            (Path(folder) / name).write_bytes(content)
+        _zig(["ar", "rcsD", "library.a", *objects], folder)
+        return (Path(folder) / "library.a").read_bytes()
+
+
+def _write_objects(objects: Sequence[bytes], folder: str) -> list[str]:
+    names = [f"{index}.o" for index in range(len(objects))]
+    for file, content in zip(names, objects, strict=True):
+        (Path(folder) / file).write_bytes(content)
+    return names
 
 
 def entry_object(compiled: Compiled, *, name: str, triple: str, threads: bool = True) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from sepcompile.codegen.c_api import StaticLibrary
 from sepcompile.codegen.entry import ENTRY_ABI
 from sepcompile.codegen.plan import Launch, Plan
 from sepcompile.codegen.tensors import dtype_code
@@ -20,7 +21,10 @@ from sepcompile.runtime.manifest import FORMAT, FORMAT_VERSION
 
 @dataclass(frozen=True)
 class VariantRecord:
-    """One variant in the manifest; ``keys`` maps a weight's name to its key in weights.safetensors."""
+    """One variant in the manifest; ``keys`` maps a weight's name to its key in weights.safetensors.
+
+    ``archive`` is the path of its static library.
+    """
 
     target: str
     family: str
@@ -35,6 +39,8 @@ class VariantRecord:
     keys: Mapping[str, str]
     images: Mapping[str, str] = field(default_factory=dict)
     launches: tuple[Launch, ...] = ()
+    static: StaticLibrary | None = None
+    archive: str = ""
 
 
 def manifest_text(
@@ -97,13 +103,32 @@ def _variant(variant: VariantRecord) -> dict[str, object]:
             name: {"key": variant.keys[name], "dtype": dtype_code(array.dtype), "shape": list(array.shape)}
             for name, array in variant.weights.items()
         },
-    } | _cuda(variant)
+    } | _cuda(variant) | _c_api(variant)
 
 
 def _cuda(variant: VariantRecord) -> dict[str, object]:
     if not variant.images:
         return {}
     return {"cuda": {"images": dict(variant.images), "launches": [asdict(launch) for launch in variant.launches]}}
+
+
+def _c_api(variant: VariantRecord) -> dict[str, object]:
+    """The static library and what it takes of a device."""
+    library = variant.static
+    if library is None:
+        return {}
+    sizes = {
+        "code_bytes": library.code,
+        "constant_bytes": library.constants,
+        "data_bytes": library.data,
+        "flash_bytes": library.flash,
+        "input_bytes": library.input,
+        "output_bytes": library.output,
+        "arena_bytes": library.arena,
+        "ram_bytes": library.ram,
+        "stack_bytes": library.stack,
+    }
+    return {"c_api": {"library": variant.archive, **sizes}}
 
 
 def _plan(plan: Plan) -> dict[str, object]:

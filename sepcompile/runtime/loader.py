@@ -58,7 +58,7 @@ def verify(path: str | os.PathLike[str], threads: int | None = None) -> VerifyRe
     for variant in manifest.variants:
         missing = _missing(variant)
         if missing:
-            reports.append(VariantReport(variant.target, missing, None))
+            reports.append(VariantReport(variant.target, missing, None, for_c=variant.bare))
             continue
         try:
             report = _open(manifest, variant, tensors, threads).selftest()
@@ -87,7 +87,8 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 def _checked(root: Path) -> tuple[Manifest, _Tensors]:
     """The manifest and the weights, after every file has been checked."""
     manifest = _read_manifest(root)
-    libraries = {variant.library: variant.arch for variant in manifest.variants if variant.cuda is None}
+    native = [variant for variant in manifest.variants if variant.cuda is None and not variant.bare]
+    libraries = {variant.library: variant.arch for variant in native}
     tensors: _Tensors = {}
     for path, entry in manifest.files.items():
         if path == WEIGHTS:
@@ -132,6 +133,12 @@ def _choose(manifest: Manifest, wanted: str | None) -> VariantEntry:
     if not candidates:
         names = ", ".join(variant.target for variant in manifest.variants)
         raise ArtifactError(f"{manifest.path}: no variant {wanted!r}; it has {names}")
+    if all(variant.bare for variant in candidates):
+        libraries = ", ".join(variant.library for variant in candidates)
+        raise ArtifactError(
+            f"{manifest.path}: {', '.join(variant.target for variant in candidates)} is for C programs on "
+            f"microcontrollers, which Python cannot load; they link {libraries}, and include what lies in include/"
+        )
     lacking = []
     for variant in candidates:
         missing = _missing(variant)

@@ -21,6 +21,8 @@ from .tensors import DTYPES
 FORMAT = "sepcompile-artifact"
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, SELFTEST = "manifest.json", "weights.safetensors", "selftest.safetensors"
+_STATIC_SIZES = ("code", "constant", "data", "flash", "input", "output", "arena", "ram")
+BARE_FAMILY, BARE_ARCHES = "cortex-m", ("armv7e-m", "armv8-m.main")
 RESIDUAL = "r"
 """The operand of a kernel that is the second input."""
 SELFTEST_TENSORS = ("pattern", "positions", "expected", "tolerance")
@@ -64,6 +66,26 @@ class PlanEntry:
 
 
 @dataclass(frozen=True)
+class StaticEntry:
+    """A variant's library for C programs, and the bytes that it takes of a device.
+
+    ``flash_bytes`` is code, constants and initialised data; ``ram_bytes`` is the input and output of one run (of one
+    image where the batch is dynamic), the arena of one thread and data, without the stack.
+    """
+
+    library: str
+    code_bytes: int
+    constant_bytes: int
+    data_bytes: int
+    flash_bytes: int
+    input_bytes: int
+    output_bytes: int
+    arena_bytes: int
+    ram_bytes: int
+    stack_bytes: int | None
+
+
+@dataclass(frozen=True)
 class VariantEntry:
     """One build of the layer: for what, where its library is, and how it was scheduled."""
 
@@ -79,11 +101,20 @@ class VariantEntry:
     schedule_source: str
     weights: tuple[WeightEntry, ...]
     cuda: CudaEntry | None = None
+    c_api: StaticEntry | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is for machines without an operating system: its library is for C programs to link."""
+        return self.family == BARE_FAMILY
 
     @property
     def images(self) -> tuple[str, ...]:
         """The files that hold its native code."""
-        return (self.library,) if self.cuda is None else tuple(image.path for image in self.cuda.images)
+        if self.cuda is not None:
+            return tuple(image.path for image in self.cuda.images)
+        static = () if self.c_api is None else (self.c_api.library,)
+        return tuple(dict.fromkeys((self.library, *static)))
 
 
 @dataclass(frozen=True)
@@ -182,7 +213,7 @@ def _spec(fields: Fields) -> TensorSpec:
 
 def _variant(fields: Fields) -> VariantEntry:
     arch, family = fields.text("arch", _WORD), fields.text("family", _WORD)
-    arches = (ARCH,) if family == FAMILY else ARCHES
+    arches = {FAMILY: (ARCH,), BARE_FAMILY: BARE_ARCHES}.get(family, ARCHES)
     if arch not in arches:
         raise fields.error("arch", arch, f"one of {', '.join(arches)}")
     entry = Fields(fields.take("entry"), f"{fields.where}.entry")
@@ -204,10 +235,23 @@ def _variant(fields: Fields) -> VariantEntry:
         schedule_source=fields.text("schedule_source", r".{0,1000}"),
         weights=tuple(_weight(name, Fields(weights[name], f"{fields.where}.weights.{name[:80]}")) for name in weights),
         cuda=cuda,
+        c_api=_static(Fields(fields.take("c_api"), f"{fields.where}.c_api")) if fields.has("c_api") else None,
     )
     entry.done()
     fields.done()
+    if variant.bare and (variant.c_api is None or variant.c_api.library != variant.library):
+        raise ArtifactError(f"{fields.where}: family {family!r} needs c_api with the same library")
     return variant
+
+
+def _static(fields: Fields) -> StaticEntry:
+    library, stack = fields.text("library", PATH_PATTERN), fields.take("stack_bytes")
+    if stack is not None:
+        stack = whole(stack, f"{fields.where}.stack_bytes")
+    sizes = {f"{what}_bytes": fields.whole(f"{what}_bytes") for what in _STATIC_SIZES}
+    static = StaticEntry(library=library, stack_bytes=stack, **sizes)
+    fields.done()
+    return static
 
 
 def _weight(name: str, fields: Fields) -> WeightEntry:

@@ -96,13 +96,15 @@ class SelfTest:
 class VariantReport:
     """One variant in a verification. ``missing`` names CPU features this machine lacks; the self-test then did not run.
 
-    ``problem`` says why a variant that should run did not.
+    ``problem`` says why a variant that should run did not. ``for_c``: it is for C programs on microcontrollers, and
+    runs on no machine with Python.
     """
 
     target: str
     missing: tuple[str, ...]
     selftest: SelfTestReport | None
     problem: str = ""
+    for_c: bool = False
 
     @property
     def runs(self) -> bool:
@@ -122,6 +124,7 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """At least one variant ran, and all that ran passed."""
+        """At least one variant ran, and all that ran passed; or there are none but for microcontrollers."""
         tests = [variant.selftest for variant in self.variants if variant.selftest is not None]
-        return bool(tests) and all(test.passed for test in tests) and not any(v.problem for v in self.variants)
+        ran = bool(tests) or all(variant.for_c for variant in self.variants)
+        return ran and all(test.passed for test in tests) and not any(v.problem for v in self.variants)

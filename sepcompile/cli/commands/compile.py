@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     "--layer", "layers", multiple=True, metavar="PATTERN", help="Of a model: only layers so named, such as 'block_*'."
 )
 @click.option("--output", "-o", metavar="FOLDER", help="The artifact's folder (default: build/<layer name>).")
+@click.option(
+    "--emit", "emits", multiple=True, type=click.Choice(["c-api"]),
+    help="Add a static library, header, example and CMake file for C programs.",
+)  # fmt: skip
+@click.option("--ram", metavar="BYTES", help="The most RAM that a static library may need, such as 64K or 1M.")
+@click.option("--flash", metavar="BYTES", help="The most flash that a static library may take.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For weights that are drawn.")
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep nothing.")
 @options.json_option
@@ -34,6 +41,9 @@ def command(
     targets: tuple[str, ...],
     layers: tuple[str, ...],
     output: str | None,
+    emits: tuple[str, ...],
+    ram: str | None,
+    flash: str | None,
     seed: int,
     no_cache: bool,
     as_json: bool,
@@ -48,6 +58,7 @@ def command(
       sepcompile compile layer.json --input-shape None,112,112,32 --weights conv1.npz
       sepcompile compile layer.json --target x86-64-v2,x86-64-v4 --output build/conv1
       sepcompile compile model.keras --layer 'block_1_*' -o build/
+      sepcompile compile layer.json --target cortex-m4 --ram 128K --flash 512K
     """
     from sepcompile import api
 
@@ -57,7 +68,8 @@ def command(
     if models.is_model(source):
         models.compile_model(
             source, as_json, input_shape=input_shape, target=names, weights=weights, keras_version=keras_version,
-            schedule=record, output=output, layers=layers, seed=seed, cache=not no_cache,
+            schedule=record, output=output, layers=layers, seed=seed, cache=not no_cache, emit=emits, ram=ram,
+            flash=flash,
         )  # fmt: skip
         return
     if layers:
@@ -66,7 +78,7 @@ def command(
     with _spinner(names):
         artifact = api.compile(
             source, input_shape, names, weights, keras_version,
-            schedule=record, output=output, seed=seed, cache=not no_cache,
+            schedule=record, output=output, seed=seed, cache=not no_cache, emit=emits, ram=ram, flash=flash,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     manifest = api.manifest(artifact.path)
@@ -97,6 +109,7 @@ def _print_json(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
                     "library_bytes": manifest.files[variant.library].nbytes,
                     "schedule": variant.schedule,
                     "schedule_source": variant.schedule_source,
+                    "c_api": None if variant.c_api is None else asdict(variant.c_api),
                 }
                 for variant in manifest.variants
             ],
@@ -114,7 +127,12 @@ def _print_text(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
         ("  output", f"{manifest.output.dtype.name} {output.shape(manifest.output.shape)}"),
     ]
     for variant in manifest.variants:
-        rows.append(("  library", f"{variant.library}, {output.size(manifest.files[variant.library].nbytes)}"))
+        if not variant.bare:
+            rows.append(("  library", f"{variant.library}, {output.size(manifest.files[variant.library].nbytes)}"))
+        rows += output.static_library(variant.c_api) if variant.c_api else []
     rows += [("  note", note) for note in artifact.notes]
     output.fields(rows)
-    output.say(f"next: {output.program()} run {folder} --benchmark")
+    if all(variant.bare for variant in manifest.variants):
+        output.say(f"next: link {folder}/{manifest.variants[0].library}; {folder}/README.md says how")
+    else:
+        output.say(f"next: {output.program()} run {folder} --benchmark")

@@ -121,6 +121,7 @@ def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
                 ("variant", variant.target),
                 ("  needs", f"{variant.arch}: {' '.join(variant.requires)}"),
                 ("  library", library),
+                *(output.static_library(variant.c_api) if variant.c_api else []),
                 ("  kernels", steps),
                 ("  schedule", f"{knobs} ({variant.schedule_source})"),
             ]

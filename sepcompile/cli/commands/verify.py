@@ -86,11 +86,15 @@ def _print_text(result: dict[str, Any]) -> None:
     output.say(f"{result['path']}: {word} ({result['files']} files, {output.size(result['bytes'])})")
     for variant in result["variants"]:
         output.say(f"  {variant['target']}: {variant['result']}{_details(variant)}")
-    if all(variant["result"] == "not run" for variant in result["variants"]):
+    if all(variant["for_c"] for variant in result["variants"]):
+        output.say("  its files are intact; no machine with Python runs it")
+    elif all(variant["result"] == "not run" for variant in result["variants"]):
         output.say("  its files are intact, but this machine runs none of its variants")
 
 
 def _details(variant: dict[str, Any]) -> str:
+    if variant["for_c"]:
+        return ", for C programs on microcontrollers"
     if variant["missing"]:
         return f", this machine lacks {' '.join(variant['missing'])}"
     test = variant["selftest"]
