@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sepcompile.codegen.emit import Emit
     from sepcompile.codegen.plan import Compiled
-    from sepcompile.compute.record import Schedule
+    from sepcompile.compute.planar_record import CpuSchedule
     from sepcompile.frontend import ImportedLayer
     from sepcompile.frontend.model import ModelReport
     from sepcompile.runtime.layer import Layer
@@ -50,7 +50,7 @@ def compile(
     weights: object = None,
     keras_version: str | None = None,
     precision: str = "float32",
-    schedule: Schedule | None = None,
+    schedule: CpuSchedule | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     layers: str | Sequence[str] | None = None,
@@ -70,8 +70,9 @@ def compile(
         input_shape: Keras's shape with the batch first, None for a dynamic batch; optional where the source says it.
         target: a name from ``list_targets()``, ``"native"``, the path of a target file, or several of them, one variant
             each in the same artifact.
-        weights: a dict by Keras's names, a list in Keras's order, a .npz or .safetensors file's path, or None: then
-            they are drawn from the config's initializers with ``seed``, and the artifact says so.
+        weights: a dict by Keras's names, a list in Keras's order, a .npz, .safetensors, .h5, .weights.h5 or .keras
+            file's path, or None: then they are drawn from the config's initializers with ``seed``, and the artifact
+            says so. Of Keras's own files, the layer of the config's name is taken, or the only one that it can be.
         keras_version: "2", "3", "3.15": only where the source does not say and it matters.
         precision: what the kernel computes in. Input and output follow the layer's dtype policy.
         schedule: overrides the tuning database and the heuristic, for every target.
@@ -117,7 +118,7 @@ def compile_texts(
     target: TargetName = "native",
     weights: object = None,
     keras_version: str | None = None,
-    schedule: Schedule | None = None,
+    schedule: CpuSchedule | None = None,
 ) -> dict[str, str]:
     """What a layer becomes on the way to machine code: the texts ``ir``, ``tir`` and ``asm``.
 
@@ -233,7 +234,7 @@ def find_targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...
 def write_layer(
     imported: ImportedLayer,
     targets: tuple[Target, ...],
-    schedule: Schedule | None,
+    schedule: CpuSchedule | None,
     output: Path,
     cache: str | os.PathLike[str] | bool,
     database: str | os.PathLike[str] | bool,
@@ -276,7 +277,7 @@ def write_layer(
 def _compiled(
     imported: ImportedLayer,
     targets: tuple[Target, ...],
-    schedule: Schedule | None,
+    schedule: CpuSchedule | None,
     cache: str | os.PathLike[str] | bool,
     database: str | os.PathLike[str] | bool,
     texts: bool = False,

@@ -36,7 +36,7 @@ def layer_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--input-shape", type=read_shape, metavar="SHAPE", help="Input shape with the batch; None is any batch."
         ),
         click.option(
-            "--weights", metavar="FILE", help=".npz or .safetensors; without it weights are drawn as the config says."
+            "--weights", metavar="FILE", help=".npz, .safetensors, .h5 or .keras; without it they are drawn as the config says."
         ),
         click.option("--keras-version", metavar="VERSION", help='"2", "3", "3.15": where the config does not say.'),
         click.option("--schedule", metavar="FILE", help="JSON file with a schedule to use instead of the heuristic's."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +76,7 @@ def read_layer(
     parsed = parse_layer(layer, input_shape=input_shape, keras_version=keras_version)
     program = build_program(parsed.layer, parsed.input_shape)
     wanted = layer_slots(parsed.layer, parsed.input_shape)
-    given = weights if weights is not None else parsed.weights
+    given = _from_keras_file(weights, parsed) if weights is not None else parsed.weights
     arrays, drawn = load(given, wanted, parsed.layer.where, checked_seed(seed))
     verify_weights(program, arrays)
     notes = parsed.notes
@@ -107,6 +109,18 @@ def parse_layer(layer: object, *, input_shape: object = None, keras_version: obj
     checked = read_config(source.cls, config, generation, where)
     shape, notes = find_shape(input_shape, config, dict(source.surroundings), checked)
     return Parsed(checked, generation, shape, source, weights, (*notes, *checked.activation.notes))
+
+
+def _from_keras_file(weights: object, parsed: Parsed) -> object:
+    """``weights``, or the layer's arrays where it is the path of a file that Keras wrote."""
+    from sepcompile.frontend.model.single import SUFFIXES, layer_arrays
+
+    path = os.fspath(weights) if isinstance(weights, str | os.PathLike) else None
+    if not isinstance(path, str) or Path(path).suffix.lower() not in SUFFIXES:
+        return weights
+    name = parsed.source.config.get("name")
+    given = name if isinstance(name, str) else None
+    return layer_arrays(path, parsed.layer.cls.name, given, parsed.layer.where)
 
 
 def layer_slots(layer: LayerConfig, input_shape: Shape, prefix: str = "") -> tuple[Slot, ...]:

@@ -2,7 +2,7 @@
 
 Forms: a mapping by name (Keras 3's ``kernel`` and Keras 2's ``depthwise_kernel`` both mean the depthwise kernel, with
 or without ``:0`` and a path before it), a list in ``get_weights()`` order, the path of a .npz or .safetensors file, or
-None: drawn from the config's initializers.
+None: drawn from the config's initializers. Files that Keras wrote are read by ``frontend.model.single``.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _by_slot(given: object, wanted: Sequence[Slot], where: Origin) -> dict[str, 
             names = ", ".join(f"{slot.keras_names[0]} {slot.keras_shape}" for slot in wanted)
             raise WeightError(f"{where}: weights has {len(given)} arrays, expected {len(wanted)}: {names}")
         return {slot.name: array for slot, array in zip(wanted, given, strict=True)}
-    forms = "a dict, a list in get_weights() order, or the path of a .npz or .safetensors file"
+    forms = "a dict, a list in get_weights() order, or the path of a .npz, .safetensors, .h5 or .keras file"
     raise WeightError(f"{where}: weights={show(given)}: expected {forms}")
 
 

@@ -51,7 +51,7 @@ def activated(x: Any) -> Any:
 def two_branches(x: Any) -> Any:
     """Both tensors come from a block: one of them takes the Add."""
     y = layers.Add(name="add")([separable("one")(x), separable("two")(layers.ReLU(name="act")(x))])
-    return layers.Add(name="again")([layers.Dropout(0.5)(y), x])
+    return layers.Add(name="again")([layers.Dropout(0.5, name="drop")(y), x])
 
 
 def one_d(x: Any) -> Any:
@@ -63,7 +63,7 @@ INSIDE: dict[str, tuple[Body, list[str], str]] = {
     "skip first": (inverted(True), ["dw", "bn", "act", "mix", "bn2", "add"], "start"),
     "skip second": (inverted(False), ["dw", "bn", "act", "mix", "bn2", "add"], "start"),
     "activated": (activated, ["one", "add", "after"], "start"),
-    "two branches": (two_branches, ["one", "add"], "two"),
+    "two branches": (two_branches, ["one", "add", "drop"], "two"),
     "1-D": (one_d, ["one", "add"], "other"),
 }
 

@@ -90,7 +90,7 @@ def find_model(source: object, weights: object = None) -> ModelSource:
         found = _from_live(source)
     if weights is None:
         return found
-    return ModelSource(found.label, found.class_name, found.config, _weight_file(weights), found.hint, found.version)
+    return ModelSource(found.label, found.class_name, found.config, weight_file(weights), found.hint, found.version)
 
 
 def plain_model(source: Mapping[Any, Any]) -> Any:
@@ -165,7 +165,7 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def _weight_file(weights: object) -> stores.Store:
+def weight_file(weights: object) -> stores.Store:
     """Weights apart from their model: .weights.h5 (a variable tree), .h5 (legacy groups), .npz or .safetensors."""
     if not isinstance(weights, str | os.PathLike) or not isinstance(text := os.fspath(weights), str):
         raise WeightError(f"weights={show(weights)}: expected the path of a .h5, .npz or .safetensors file")

@@ -141,8 +141,8 @@ def choose(names: Sequence[str], layer: ModelLayer, nested: bool) -> dict[str, s
     A layer of the outermost model owns its whole group. One of a nested model is told by the names before the
     variable's: by the whole path of models if that is there, else by as much as makes it the only one.
     """
-    split = {name: _parts(_SUFFIX.sub("", name)) for name in names}
-    own, path = _parts(layer.name), _parts(layer.path)
+    split = {name: parts_of(_SUFFIX.sub("", name)) for name in names}
+    own, path = parts_of(layer.name), parts_of(layer.path)
     exact = {parts[-1]: name for name, parts in split.items() if parts[:-1] == path}
     if exact and nested:
         return exact
@@ -164,7 +164,8 @@ def _ending(split: Mapping[str, list[str]], ending: list[str]) -> dict[str, str]
     return found
 
 
-def _parts(name: str) -> list[str]:
+def parts_of(name: str) -> list[str]:
+    """The names that slashes part."""
     return [part for part in name.split("/") if part]
 
 
