@@ -5,20 +5,19 @@ from __future__ import annotations
 import datetime
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sepcompile.bench import cases
 from sepcompile.bench.emulate import sysroot, tools, xnnpack
-from sepcompile.bench.emulate.cores import HERE, Core, core_of
-from sepcompile.bench.emulate.counts import Block
+from sepcompile.bench.emulate.cores import HERE, LINE_BYTES, Core, core_of
 from sepcompile.bench.emulate.loops import Figures, figures_of
 from sepcompile.bench.emulate.ours import Harness
 from sepcompile.bench.emulate.report import EmulationReport, Row, Side
 from sepcompile.bench.errors import BenchError
-from sepcompile.bench.layers import Array, BenchLayer, geometry
+from sepcompile.bench.layers import BenchLayer, geometry
 from sepcompile.bench.main import check, work_folder
 from sepcompile.bench.options import TOLERANCE, BenchOptions
 from sepcompile.bench.peers import OURS
@@ -26,7 +25,6 @@ from sepcompile.bench.reference import error_of
 from sepcompile.errors import SepcompileError
 from sepcompile.targets import get_target
 
-Runs = Iterable[tuple[list[Block], Array]]
 PEER = "litert"
 
 
@@ -71,12 +69,11 @@ class _Run:
     def report(self, layers: Sequence[BenchLayer], programs: dict[str, str]) -> EmulationReport:
         self.options.progress("computing the float64 outputs")
         cases.write_cases(layers, self.folder, self.options.seed)
-        if self.guest is not None:
-            xnnpack.write_models(self.guest.sysroot, [self.folder / layer.name for layer in layers])
+        theirs = self._count_peer(layers)
         rows = []
         for number, layer in enumerate(layers, 1):
             self.options.progress(f"{number}/{len(layers)} {layer.name}")
-            rows.append(self._row(layer))
+            rows.append(self._row(layer, theirs[layer.name]))
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         core, peer = self.core, f"LiteRT {self.guest.version} with XNNPACK" if self.guest is not None else ""
         versions = {name: _version(program) for name, program in programs.items()}
@@ -85,34 +82,42 @@ class _Run:
             now, suite, core.target.name, core.cpu, core.l1, core.l2, core.models, versions, peer, tuple(rows)
         )
 
-    def _row(self, layer: BenchLayer) -> Row:
+    def _count_peer(self, layers: Sequence[BenchLayer]) -> dict[str, Side]:
+        """XNNPACK's side of every layer."""
+        if self.guest is None:
+            return {layer.name: Side("absent", "no LiteRT for this architecture, or not asked for") for layer in layers}
+        self.options.progress("counting XNNPACK")
+        folders = {layer.name: self.folder / layer.name for layer in layers}
+        xnnpack.write_models(self.guest.sysroot, list(folders.values()))
+        found = self.guest.run(list(folders.values()))
+        return {name: self._side(found[folder], folder) for name, folder in folders.items()}
+
+    def _row(self, layer: BenchLayer, theirs: Side) -> Row:
         folder = self.folder / layer.name
-        expected = np.load(folder / "data.npz")["expected"]
-        ours, theirs = Side("absent"), Side("absent", "no LiteRT for this architecture, or not asked for")
+        ours = Side("absent", "not asked for")
         if self.options.ours:
             failure = cases.compile_ours(layer, folder, self.options.target, self.options.seed, self.options.compile)
-            ours = Side("failed", failure) if failure else self._side(lambda: [self.harness.run(folder)], expected)
-        if self.guest is not None:
-            guest = self.guest
-            theirs = self._side(lambda: guest.run(folder), expected)
+            ours = Side("failed", failure) if failure else self._side(self._count_ours(folder), folder)
         geo = geometry(layer)
-        return Row(layer.name, geo.macs, geo.bytes_moved // 64, ours, theirs)
+        return Row(layer.name, geo.macs, geo.bytes_moved // LINE_BYTES, ours, theirs)
 
-    def _side(self, runs: Callable[[], Runs], expected: Array) -> Side:
-        """The best of a contestant's set-ups: fewest modelled cycles, else fewest instructions."""
-        best: Figures | None = None
-        worst_error = 0.0
+    def _count_ours(self, folder: Path) -> xnnpack.Runs | BenchError:
         try:
-            for blocks, output in runs():
-                worst_error = max(worst_error, error_of(output, expected))
-                found = figures_of(blocks, self.core.models, self.core.target.arch)
-                if best is None or self._rank(found) < self._rank(best):
-                    best = found
+            return [self.harness.run(folder)]
         except BenchError as error:
-            return Side("failed", str(error))
-        if worst_error > TOLERANCE["float32"]:
-            return Side("wrong", f"its output is off by {worst_error:.2g} of the largest value", worst_error)
-        return Side("ok", "", worst_error, best)
+            return error
+
+    def _side(self, runs: xnnpack.Runs | BenchError, folder: Path) -> Side:
+        """The best of a contestant's set-ups: fewest modelled cycles, else fewest instructions."""
+        if isinstance(runs, BenchError):
+            return Side("failed", str(runs))
+        with np.load(folder / "data.npz") as stored:
+            expected = stored["expected"]
+        error = max(error_of(output, expected) for _, output in runs)
+        if error > TOLERANCE["float32"]:
+            return Side("wrong", f"its output is off by {error:.2g} of the largest value", error)
+        figures = [figures_of(blocks, self.core.models, self.core.target.arch) for blocks, _ in runs]
+        return Side("ok", "", error, min(figures, key=self._rank))
 
     def _rank(self, figures: Figures) -> float:
         return figures.cycles[self.core.models[-1]] if self.core.models else figures.instructions

@@ -22,7 +22,9 @@ ATTRIBUTES = {
 }
 REPETITIONS = 100
 # Branches end a block and cost little in a loop; llvm-mca refuses calls and returns.
-BRANCH = re.compile(r"(b|bl|bx|blx|br|blr|b\.?[a-z]{2}|cbn?z|tbn?z|ret|j[a-z]+|call[a-z]*|ret[a-z]*)$")
+_CONDITION = "(eq|ne|[ch]s|cc|lo|mi|pl|v[sc]|hi|ls|[gl][et]|al)"
+_ARM, _X86 = rf"(b|bl|bx|blx)(\.?{_CONDITION})?|br|blr|cbn?z|tbn?z|ret", "j[a-z]+|call[a-z]*|ret[a-z]"
+BRANCH = re.compile(f"({_ARM}|{_X86})$")
 INVALID = re.compile(r"<stdin>:(\d+):\d+: warning: invalid instruction encoding")
 
 Code = tuple[bytes, ...]

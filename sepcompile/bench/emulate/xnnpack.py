@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sepcompile.bench.emulate.sysroot import Sysroot
 from sepcompile.bench.errors import BenchError
 from sepcompile.bench.layers import Array, geometry, load_case, own_layout, to_nhwc
 
+Runs = list[tuple[list[Block], Array]]
 NAME = "xnnpack"
 # The interpreter, XNNPACK and the C library's memory functions; not Python, whose part is no work of the layer.
 LIBRARIES = ("ai_edge_litert", "/libc.so.6", "/libm.so.6")
@@ -39,23 +40,44 @@ class Guest:
         found = sorted(self.sysroot.peers.glob("ai_edge_litert-*.dist-info"))
         return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else ""
 
-    def run(self, folder: Path) -> Iterator[tuple[list[Block], Array]]:
-        """For each way to write the layer as a model: counted blocks, and the output as NHWC. Raises BenchError."""
-        layer, _, expected = load_case(folder)
-        geo = geometry(layer)
-        jobs = [_job(model) for model in sorted(folder.glob("model?.tflite"))]
-        (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-        script = tools.HERE / "guest_litert.py"
-        command = [str(self.sysroot.python), str(script), str(self.marks), str(folder / "jobs.json")]
+    def run(self, folders: Sequence[Path]) -> dict[Path, Runs | BenchError]:
+        """For each case: counted blocks and the output as NHWC of every way to write it as a model, or the failure.
+
+        One process runs them all, since starting Python takes longer than most layers; after a crash the next one
+        goes on behind the case that crashed.
+        """
+        results: dict[Path, Runs | BenchError] = {}
+        while left := [folder for folder in folders if folder not in results]:
+            failure = self._process(left, results)
+            if failure and (rest := [folder for folder in left if folder not in results]):
+                results[rest[0]] = BenchError(failure)
+        return results
+
+    def _process(self, folders: Sequence[Path], results: dict[Path, Runs | BenchError]) -> str:
+        """One guest; puts what it finished into ``results`` and returns why it stopped early, if it did."""
+        jobs = [(folder, _job(model)) for folder in folders for model in sorted(folder.glob("model?.tflite"))]
+        work = folders[0].parent
+        (work / "jobs.json").write_text(json.dumps([job for _, job in jobs]), encoding="utf-8")
+        command = [self.sysroot.python, tools.HERE / "guest_litert.py", self.marks, work / "jobs.json"]
         environment = self.sysroot.environment(self.root, peers=True)
-        _, failure = tools.run_counted(self.core, self.plugin, folder / NAME, command, environment)
-        if failure:
-            raise BenchError(failure)
-        for index, job in enumerate(jobs):
-            blocks = read_counts(folder / f"{NAME}.{index}")
-            ranges = mapped_ranges(Path(job["maps"]).read_text(encoding="utf-8"), LIBRARIES)
-            y = np.load(job["y"]).reshape(own_layout(geo, expected).shape)
-            yield within(blocks, ranges), to_nhwc(geo, y)
+        words = [str(word) for word in command]
+        said, failure = tools.run_counted(self.core, self.plugin, work / NAME, words, environment)
+        finished = said.split().count("done")
+        for folder in folders:
+            own = [index for index, (of, _) in enumerate(jobs) if of == folder]
+            if own and max(own) < finished:
+                results[folder] = [_result(folder, jobs[index][1], work / f"{NAME}.{index}") for index in own]
+            elif not failure:
+                results[folder] = BenchError("LiteRT did not run it")
+        return failure
+
+
+def _result(folder: Path, job: dict[str, str], counted: Path) -> tuple[list[Block], Array]:
+    layer, _, expected = load_case(folder)
+    geo = geometry(layer)
+    ranges = mapped_ranges(Path(job["maps"]).read_text(encoding="utf-8"), LIBRARIES)
+    y = np.load(job["y"]).reshape(own_layout(geo, expected).shape)
+    return within(read_counts(counted), ranges), to_nhwc(geo, y)
 
 
 def _job(model: Path) -> dict[str, str]:
