@@ -13,6 +13,7 @@ import pytest
 from keras import layers
 from safetensors.numpy import save_file
 
+import sepcompile
 from sepcompile.errors import ConfigError, SepcompileError, UnsupportedError, WeightError
 from sepcompile.frontend.model import Model, is_model, read_model, report
 from sepcompile.frontend.model.graph import Ref
@@ -148,7 +149,7 @@ def test_shapes_and_blocks_of_nested_models() -> None:
     assert blocks == {
         "inner_block_sep": ["early", "inner/block/sep"],
         "separable_conv2d": ["separable_conv2d", "mix", "norm"],
-        "twice": ["twice"],
+        "twice": ["twice", "add"],
         "twice_2": ["twice"],
         "sep1": ["pad1", "sep1"],
         "dw1": ["dw1", "mix1"],
@@ -164,8 +165,8 @@ def test_nested_blocks_compute_what_keras_does() -> None:
     built = {unit.name: read.build(unit) for unit in read.units}
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float32")
 
-    def run(name: str, value: Any) -> Any:
-        return reference.evaluate(built[name].program, built[name].weights, value)
+    def run(name: str, *inputs: Any) -> Any:
+        return reference.evaluate(built[name].program, built[name].weights, *inputs)
 
     inner = model.get_layer("inner")
     block = inner.get_layer("block")
@@ -173,9 +174,41 @@ def test_nested_blocks_compute_what_keras_does() -> None:
     np.testing.assert_allclose(y, block.get_layer("sep")(np.maximum(x, 0)), rtol=1e-4, atol=1e-5)
     skip = np.asarray(inner(np.maximum(x, 0)))
     mixed = run("separable_conv2d", skip)
-    added = run("twice", mixed) + run("twice_2", skip)
+    added = run("twice", mixed, run("twice_2", skip))
     last = run("dw1", run("sep1", added.reshape(2, 64, 6)))
     np.testing.assert_allclose(last, model(x), rtol=1e-4, atol=1e-5)
+
+
+def shared_across_models() -> Any:
+    """A layer that belongs to a nested model and to the model around it."""
+    both = layers.DepthwiseConv2D(3, padding="same", name="both")
+    inside = keras.Input((8, 8, 6))
+    own = layers.DepthwiseConv2D(3, padding="same", name="own")
+    inner = keras.Model(inside, layers.Rescaling(0.5, name="half")(both(own(inside))), name="inner")
+    given = keras.Input((8, 8, 6), name="img")
+    return zoo_randomized(keras.Model(given, both(layers.MaxPooling2D(1, name="pool")(inner(given))), name="net"))
+
+
+def test_a_layer_shared_across_models(tmp_path: Path) -> None:
+    """Legacy files hold its weights twice. Keras 3's own hold them once and do not say that the other layer shares
+    them: Keras cannot load such a file, and here the place without weights is the only one left out."""
+    model = shared_across_models()
+    model.save(tmp_path / "net.h5")
+    model.save(tmp_path / "net.keras")
+    legacy, live, archive = read_model(tmp_path / "net.h5"), read_model(model), read_model(tmp_path / "net.keras")
+    assert [unit.name for unit in legacy.units] == ["inner_own", "inner_both", "both"]
+    for read in (legacy, live):
+        assert_same_weights(read, model)
+        inner, outer = (read.build(read.units[number]).weights for number in (1, 2))
+        assert all(np.array_equal(inner[name], outer[name]) for name in inner)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        keras.models.load_model(tmp_path / "net.keras")
+    rows = {row.path: row for row in report(archive).layers}
+    assert rows["inner/own"].artifact and rows["inner/both"].artifact
+    assert "no group 'layers/depthwise_conv2d' with weights" in str(rows["both"].reason)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float32")
+    fast = sepcompile.optimize(model)
+    np.testing.assert_allclose(np.asarray(fast(x)), np.asarray(model(x)), rtol=1e-4, atol=1e-5)
 
 
 # ---- Keras 2 -------------------------------------------------------------------------------------------------------
@@ -223,10 +256,9 @@ def test_keras_2_blocks_agree_with_keras_2() -> None:
             program, weights = built[name].program, built[name].weights
             got = reference.evaluate(program, weights, stored[x])
             np.testing.assert_allclose(got, stored[y], rtol=1e-4, atol=1e-5)
-        total = sum(
-            reference.evaluate(built[name].program, built[name].weights, stored[x])
-            for name, x in (("shared", "at/inner"), ("shared_2", "at/pw_bn"))
-        )
+        first, second = built["shared"], built["shared_2"]
+        other = reference.evaluate(second.program, second.weights, stored["at/pw_bn"])
+        total = reference.evaluate(first.program, first.weights, stored["at/inner"], other)
         np.testing.assert_allclose(total, stored["y"], rtol=1e-4, atol=1e-5)
 
 
