@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sepcompile.api import Artifact, compile, inspect, list_targets, load, verify
     from sepcompile.autotune import tune
+    from sepcompile.compute.planar_record import PlanarSchedule
     from sepcompile.compute.record import Schedule
     from sepcompile.errors import SepcompileError
     from sepcompile.live import optimize
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Artifact",
+    "PlanarSchedule",
     "Schedule",
     "SepcompileError",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "PlanarSchedule": "sepcompile.compute.planar_record",
     "Schedule": "sepcompile.compute.record",
     "SepcompileError": "sepcompile.errors",
     "optimize": "sepcompile.live",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sepcompile.api import Artifact, TargetName
-    from sepcompile.compute.record import Schedule
+    from sepcompile.compute.planar_record import CpuSchedule
     from sepcompile.frontend import ImportedLayer
     from sepcompile.frontend.model import Model, ModelReport, Unit
 
@@ -34,7 +34,7 @@ def compile_model(
     target: TargetName | Sequence[TargetName] = "native",
     weights: object = None,
     keras_version: str | None = None,
-    schedule: Schedule | None = None,
+    schedule: CpuSchedule | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     layers: str | Sequence[str] | None = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from sepcompile.compute.record import Schedule
+    from sepcompile.compute.planar_record import CpuSchedule
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -36,7 +36,7 @@ def layer_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--input-shape", type=read_shape, metavar="SHAPE", help="Input shape with the batch; None is any batch."
         ),
         click.option(
-            "--weights", metavar="FILE", help=".npz, .safetensors, .h5 or .keras; without it they are drawn as the config says."
+            "--weights", metavar="FILE", help=".npz, .safetensors, .h5 or .keras; without it, drawn as the config says."
         ),
         click.option("--keras-version", metavar="VERSION", help='"2", "3", "3.15": where the config does not say.'),
         click.option("--schedule", metavar="FILE", help="JSON file with a schedule to use instead of the heuristic's."),
@@ -59,11 +59,11 @@ def split_names(values: tuple[str, ...]) -> list[str]:
     return names
 
 
-def read_schedule(path: str | None) -> Schedule | None:
+def read_schedule(path: str | None) -> CpuSchedule | None:
     """The schedule record in a JSON file. Raises ``ScheduleError``."""
     if path is None:
         return None
-    from sepcompile.compute.record import Schedule
+    from sepcompile.compute.planar_record import read_record
     from sepcompile.errors import ScheduleError
 
     try:
@@ -72,4 +72,4 @@ def read_schedule(path: str | None) -> Schedule | None:
         raise ScheduleError(f"schedule file {path!r}: {error}") from error
     if not isinstance(data, dict):
         raise ScheduleError(f"schedule file {path!r}: a JSON {type(data).__name__}; expected an object of knobs")
-    return Schedule.from_json(data)
+    return read_record(data)

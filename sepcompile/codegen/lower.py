@@ -12,10 +12,14 @@ from sepcompile.codegen.plan import CompiledKernels, Plan, Step
 from sepcompile.compute.form import Form
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
+from sepcompile.compute.planar import depthwise_planar_kernel, fused_planar_kernel, split_planar_kernels
+from sepcompile.compute.planar_layer import PlanarLayer
+from sepcompile.compute.planar_record import CpuSchedule, PlanarSchedule
 from sepcompile.compute.record import Schedule
 from sepcompile.compute.relayout import Relayout, relayout_kernel
 from sepcompile.compute.rowwise import Rows, rowwise_kernel
 from sepcompile.compute.separable import depthwise_kernel, fused_kernel, split_kernels
+from sepcompile.schedule import planar_apply
 from sepcompile.schedule.cpu import schedule_depthwise, schedule_fused, schedule_pointwise
 from sepcompile.schedule.rows import schedule_rowwise
 from sepcompile.targets import Target
@@ -25,7 +29,7 @@ _EXP_MACS = 8  # what an exponential costs, in multiply-accumulates
 
 
 def compile_form(
-    form: Form, record: Schedule, target: Target, *, symbol: str, texts: bool = False
+    form: Form, record: CpuSchedule, target: Target, *, symbol: str, texts: bool = False
 ) -> CompiledKernels:
     """Compile a form under a schedule for one target; ``symbol`` starts every kernel's name.
 
@@ -74,7 +78,13 @@ class _Kernels:
         self.items.append(_Kernel(ir, schedule(ir), tasks, macs))
 
 
-def _kernels(form: Form, record: Schedule, target: Target) -> _Kernels:
+def _kernels(form: Form, record: CpuSchedule, target: Target) -> _Kernels:
+    if isinstance(record, PlanarSchedule):
+        return _planar_kernels(form, record)
+    return _transposed_kernels(form, record, target)
+
+
+def _transposed_kernels(form: Form, record: Schedule, target: Target) -> _Kernels:
     """Transpose in, the layer itself, row-wise activation, transpose out: whichever of them are needed."""
     lanes = target.machine.float_lanes
     # A row-wise activation reads the layer's sums, which stay float32 until it has run.
@@ -126,6 +136,26 @@ def _add_layer(kernels: _Kernels, layer: Layer, source: str, result: str) -> Non
     else:
         ir = fused_kernel(layer, source, result)
         kernels.add(ir, lambda k: schedule_fused(k, layer), layer.blocks, form.macs)
+
+
+def _planar_kernels(form: Form, record: PlanarSchedule) -> _Kernels:
+    """A channels_first layer as it is, without transposes."""
+    layer, kernels = PlanarLayer(form, record), _Kernels()
+    depthwise_macs = form.channels * form.out_height * form.out_width * form.taps
+    tasks = layer.blocks * form.channels
+    if form.pointwise is None:
+        ir = depthwise_planar_kernel(layer, "x", "y")
+        kernels.add(ir, lambda k: planar_apply.schedule_depthwise(k, layer, "O"), tasks, form.macs)
+    elif record.split:
+        between = kernels.buffer("depthwise", layer.scratch_view.size * 4)
+        first, second = split_planar_kernels(layer, "x", between, "y")
+        kernels.add(first, lambda k: planar_apply.schedule_depthwise(k, layer, "D"), tasks, depthwise_macs)
+        tiles = layer.panels if record.order == "panel" else layer.pixel_tiles
+        kernels.add(second, lambda k: planar_apply.schedule_pointwise(k, layer), tiles, form.macs - depthwise_macs)
+    else:
+        ir = fused_planar_kernel(layer, "x", "y")
+        kernels.add(ir, lambda k: planar_apply.schedule_fused(k, layer), layer.blocks, form.macs)
+    return kernels
 
 
 def _x_bytes(form: Form) -> int:

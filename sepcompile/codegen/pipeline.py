@@ -22,6 +22,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
 
+from sepcompile.codegen.strided import strided_by_shuffle
 from sepcompile.compute.views import View
 from sepcompile.errors import CompileError
 
@@ -66,7 +67,7 @@ def lower(
         mod = tvm.IRModule({name: _broadcast_by_lane(mod[name], views)})
     mod = tx.CommonSubexprElim()(mod)
     scratch = _Scratch(memory or Memory())
-    bare = _bare(_repeat_by_shuffle(mod[name]), scratch)
+    bare = _bare(strided_by_shuffle(_repeat_by_shuffle(mod[name])), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
     return Lowered(mod[name], scratch.size)
 

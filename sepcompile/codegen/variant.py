@@ -16,7 +16,9 @@ from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.compute.form import Form, read_form
 from sepcompile.compute.layer import Layer
 from sepcompile.compute.packing import pack_weights
-from sepcompile.compute.record import Schedule
+from sepcompile.compute.planar_layer import PlanarLayer
+from sepcompile.compute.planar_packing import pack_planar_weights
+from sepcompile.compute.planar_record import CpuSchedule, PlanarSchedule
 from sepcompile.errors import ScheduleError
 from sepcompile.ir.passes import canonicalize, fold_scale_shift
 from sepcompile.ir.stages import Program
@@ -25,7 +27,7 @@ from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Target
 
 Weights = Mapping[str, NDArray[np.float32]]
-AnySchedule = Schedule | CudaSchedule
+AnySchedule = CpuSchedule | CudaSchedule
 
 
 def compile_variant(
@@ -65,7 +67,7 @@ def compile_variant(
 def _record(form: Form, target: Target, given: AnySchedule | None, batch: int | None) -> AnySchedule:
     """The given record, checked, or the heuristic's; one for a GPU depends on the batch as well."""
     if target.gpu is not None:
-        if isinstance(given, Schedule):
+        if isinstance(given, CpuSchedule):
             raise ScheduleError(f"schedule: a record for CPUs was given for target {target.name!r}")
         if given is not None:
             cuda.check_record(given, form)
@@ -80,6 +82,8 @@ def _record(form: Form, target: Target, given: AnySchedule | None, batch: int | 
 def _packed(form: Form, record: AnySchedule, weights: Weights) -> dict[str, NDArray[np.float32]]:
     if isinstance(record, CudaSchedule):
         return cuda_packing.pack_weights(form, record, weights)
+    if isinstance(record, PlanarSchedule):
+        return pack_planar_weights(PlanarLayer(form, record), weights)
     return pack_weights(Layer(form, record), weights)
 
 

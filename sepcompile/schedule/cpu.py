@@ -13,6 +13,7 @@ from tvm.s_tir import Schedule as Transform
 
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
+from sepcompile.schedule.loops import decompose, unroll_tile
 
 Block = Any
 Loop = Any
@@ -26,8 +27,8 @@ def schedule_fused(kernel: KernelIR, layer: Layer) -> Any:
     s.compute_at(stage, loops.block, preserve_unit_loops=True)
     taps = _depthwise(s, layer, stage, s.get_loops(stage)[-6:])
     s.parallel(loops.block)
-    _decompose(s, "DA", taps)
-    _decompose(s, "G", loops.reduction)
+    decompose(s, "DA", taps)
+    decompose(s, "G", loops.reduction)
     return s.mod["main"]
 
 
@@ -42,7 +43,7 @@ def schedule_depthwise(kernel: KernelIR, layer: Layer, output: str) -> Any:
     block, channel, row_tile, *_ = loops = s.get_loops(stage)
     taps = _depthwise(s, layer, stage, loops[1:])
     s.parallel((channel if layer.by_channel else row_tile) if layer.record.split else block)
-    _decompose(s, "DA", taps)
+    decompose(s, "DA", taps)
     return s.mod["main"]
 
 
@@ -51,7 +52,7 @@ def schedule_pointwise(kernel: KernelIR, layer: Layer) -> Any:
     s = Transform(kernel.func)
     loops = _pointwise(s, layer)
     s.parallel(loops.outer)
-    _decompose(s, "G", loops.reduction)
+    decompose(s, "G", loops.reduction)
     return s.mod["main"]
 
 
@@ -73,7 +74,7 @@ def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
     if not layer.form.final.is_light:
         copy = s.get_sblock("GC")
         s.compute_at(copy, inner, preserve_unit_loops=True)
-        _unroll_tile(s, copy, 2)
+        unroll_tile(s, copy, 2)
     else:
         s.unroll(pixel)
         s.unroll(vector)
@@ -136,17 +137,3 @@ def _depthwise(s: Any, layer: Layer, stage: Block, loops: list[Loop]) -> Loop:
     s.vectorize(lane)
     s.set_scope(sums, 0, "local")
     return outer if record.unroll_rows else dy
-
-
-def _decompose(s: Any, sums: str, reduction: Loop) -> None:
-    """Take the zero initialisation of ``sums`` out of its reduction, in front of the loop ``reduction``."""
-    s.decompose_reduction(s.get_sblock(sums), reduction)
-    _unroll_tile(s, s.get_sblock(f"{sums}_init"), 2)
-
-
-def _unroll_tile(s: Any, block: Block, axes: int) -> None:
-    """Unroll the ``axes`` loops before the last and vectorize the last."""
-    *_, lane = loops = s.get_loops(block)
-    for loop in loops[-1 - axes : -1]:
-        s.unroll(loop)
-    s.vectorize(lane)

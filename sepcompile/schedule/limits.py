@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sepcompile.compute.form import Form
+from sepcompile.compute.planar_record import CpuSchedule, PlanarSchedule
 from sepcompile.compute.record import DEPTHWISE_ORDERS, ORDERS, Schedule
 from sepcompile.errors import ScheduleError
+from sepcompile.schedule.planar_limits import check_planar
 from sepcompile.targets import Machine
 
 # A block's scratch is per thread; beyond this no cache of any target holds it, and the arena would grow without use.
@@ -13,8 +15,11 @@ MOST_SCRATCH_BYTES = 256 * 2**20
 MOST_K_UNROLL = 8
 
 
-def check_record(record: Schedule, form: Form, machine: Machine) -> None:
+def check_record(record: CpuSchedule, form: Form, machine: Machine) -> None:
     """Raises ``ScheduleError``, naming the knob, its value and what fits, unless ``record`` can be applied."""
+    if isinstance(record, PlanarSchedule):
+        check_planar(record, form, machine)
+        return
     for name, most in _upper_limits(record, form, machine).items():
         value = getattr(record, name)
         if not 1 <= value <= most:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import ORDERS, Schedule
 from sepcompile.errors import ScheduleError
-from sepcompile.schedule import choose
+from sepcompile.schedule import choose_transposed
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine, Target
 from sepcompile.tuning.cost import Work, cost
@@ -33,7 +33,7 @@ _MOST_TILE_VECTORS = 6
 def build(form: Form, target: Target, batch: int | None) -> Space[Schedule]:
     """The space of a layer; the batch does not matter, since kernels work on one image."""
     machine = target.machine
-    default = choose(form, target)
+    default = choose_transposed(form, target)
     axes = [axis for axis in _axes(form, machine, default) if len(axis.choices) > 1]
 
     def check(record: Schedule) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sepcompile.codegen.variant import read_program
-from sepcompile.compute.record import Schedule
+from sepcompile.compute.planar_record import CpuSchedule, read_record
 from sepcompile.errors import ScheduleError, TargetError, TuningError
 from sepcompile.ir.stages import Program
 from sepcompile.schedule.limits import check_record
@@ -27,7 +27,7 @@ from sepcompile.tuning.runner import MachineIdentity
 class Found:
     """The record to compile with and where it comes from, or neither; ``notes`` for the user in any case."""
 
-    schedule: Schedule | None = None
+    schedule: CpuSchedule | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -56,7 +56,7 @@ def find_schedule(program: Program, weights: Mapping[str, NDArray[Any]], target:
         if not record.gain:
             break  # they come in order: tuned without gain, so the heuristic's is best
         try:
-            schedule = Schedule.from_json(record.schedule)
+            schedule = read_record(record.schedule)
             check_record(schedule, form, target.machine)
         except ScheduleError as error:
             notes.append(f"a tuning record for {target.name} was skipped: {error}")
