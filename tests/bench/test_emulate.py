@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sepcompile.bench.emulate import cores, counts, loops, main, mca, sysroot, table, tools, xnnpack
+from sepcompile.bench.emulate import cores, counts, loops, main, mca, store, sysroot, table, tools, xnnpack
 from sepcompile.bench.emulate.loops import Figures, Loop, Modelled
 from sepcompile.bench.emulate.report import PROXY, EmulationReport, Row, Side, write_json
 from sepcompile.bench.errors import BenchError
@@ -285,6 +285,17 @@ def test_after_a_crash_the_guest_goes_on_behind_it(monkeypatch: pytest.MonkeyPat
     assert started == [["a", "b", "c"], ["c"]]
     assert found[folders[0]] == [([], "a")] and found[folders[2]] == [([], "c")]
     assert str(found[folders[1]]) == "status -11"
+
+
+def test_kept_figures_come_back_under_the_same_key_only(tmp_path: Path) -> None:
+    side = Side("ok", "", 1e-7, figures(80, 50.0, 3))
+    key = store.key_of(layer={"name": "a"}, core=("cortex-a72", 1))
+    assert store.read(tmp_path, key) is None
+    store.write(tmp_path, key, side)
+    assert store.read(tmp_path, key) == side
+    assert store.read(tmp_path, store.key_of(layer={"name": "a"}, core=("cortex-a76", 1))) is None
+    (tmp_path / store.FILE).write_text("{}")
+    assert store.read(tmp_path, key) is None
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sepcompile.bench import cases
-from sepcompile.bench.emulate import sysroot, tools, xnnpack
+from sepcompile.bench.emulate import store, sysroot, tools, xnnpack
 from sepcompile.bench.emulate.cores import HERE, LINE_BYTES, Core, core_of
 from sepcompile.bench.emulate.loops import Figures, figures_of
 from sepcompile.bench.emulate.ours import Harness
@@ -86,11 +87,29 @@ class _Run:
         """XNNPACK's side of every layer."""
         if self.guest is None:
             return {layer.name: Side("absent", "no LiteRT for this architecture, or not asked for") for layer in layers}
-        self.options.progress("counting XNNPACK")
-        folders = {layer.name: self.folder / layer.name for layer in layers}
-        xnnpack.write_models(self.guest.sysroot, list(folders.values()))
-        found = self.guest.run(list(folders.values()))
-        return {name: self._side(found[folder], folder) for name, folder in folders.items()}
+        sides: dict[str, Side] = {}
+        left: dict[Path, BenchLayer] = {}
+        for layer in layers:
+            folder = self.folder / layer.name
+            if (kept := store.read(folder, self._peer_key(layer))) is not None:
+                sides[layer.name] = kept
+            else:
+                left[folder] = layer
+        if left:
+            self.options.progress(f"XNNPACK as on {self.core.target.name}: {len(left)} layers")
+            xnnpack.write_models(self.guest.sysroot, list(left))
+        for folder, runs in self.guest.run(list(left)).items():
+            layer = left[folder]
+            sides[layer.name] = side = self._side(runs, folder)
+            if side.status == "ok":
+                store.write(folder, self._peer_key(layer), side)
+        return sides
+
+    def _peer_key(self, layer: BenchLayer) -> dict[str, Any]:
+        assert self.guest is not None
+        core = self.core
+        geometry_ = [core.target.name, core.cpu, core.plugin_options, list(core.models)]
+        return store.key_of(layer=layer.to_json(), core=geometry_, version=self.guest.version, seed=self.options.seed)
 
     def _row(self, layer: BenchLayer, theirs: Side) -> Row:
         folder = self.folder / layer.name
@@ -120,7 +139,7 @@ class _Run:
         return Side("ok", "", error, min(figures, key=self._rank))
 
     def _rank(self, figures: Figures) -> float:
-        return figures.cycles[self.core.models[-1]] if self.core.models else figures.instructions
+        return figures.cycles[self.core.models[0]] if self.core.models else figures.instructions
 
 
 def _version(program: str) -> str:

@@ -8,6 +8,8 @@ from rich.table import Table
 from sepcompile.bench.emulate.loops import KINDS, Figures
 from sepcompile.bench.emulate.report import PROXY, EmulationReport, Row, Side
 
+SHORT = {"cortex-a72": "A72", "neoverse-n1": "N1", "sapphirerapids": "x86"}
+
 
 def render(report: EmulationReport, console: Console | None = None) -> None:
     """Print the ratios, the inner loops, the geometric means, and what these figures are not."""
@@ -29,9 +31,9 @@ def render(report: EmulationReport, console: Console | None = None) -> None:
 
 
 def _ratios(report: EmulationReport) -> Table:
-    table = Table(title="ours (times XNNPACK's)")
+    table = Table(title="millions of instructions and of modelled cycles, cache misses: ours (over XNNPACK's)")
     table.add_column("layer")
-    columns = ["M instructions", *(f"M cycles, {model} model" for model in report.models), "L1 misses", "L2 misses"]
+    columns = ["instructions", *(f"cycles {SHORT[model]}" for model in report.models), "L1 misses", "L2 misses"]
     for name in columns:
         table.add_column(name, justify="right")
     for row in report.rows:
@@ -51,18 +53,18 @@ def _own(side: Side, models: tuple[str, ...]) -> list[str]:
     figures = side.figures
     if figures is None:
         return [side.status] + ["-"] * (len(models) + 2)
-    cycles = [f"{figures.cycles[model] / 1e6:.2f}" for model in models]
-    return [f"{figures.instructions / 1e6:.2f}", *cycles, f"{figures.l1_misses:,}", f"{figures.l2_misses:,}"]
+    cycles = [f"{figures.cycles[model] / 1e6:.3f}" for model in models]
+    return [f"{figures.instructions / 1e6:.3f}", *cycles, f"{figures.l1_misses:,}", f"{figures.l2_misses:,}"]
 
 
 def _loops(report: EmulationReport) -> Table:
     """Percent of the multiply-add peak in inner loops, ours | XNNPACK's, and what of ours spills."""
-    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; stack accesses")
+    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; spilled registers of ours")
     table.add_column("layer")
     for kind in KINDS:
         for model in report.models:
-            table.add_column(f"{kind}, {model}", justify="right")
-        table.add_column(f"spills, {kind}", justify="right")
+            table.add_column(f"{kind} {SHORT[model]}", justify="right")
+        table.add_column("spills", justify="right")
     for row in report.rows:
         table.add_row(row.layer, *(cell for kind in KINDS for cell in _loop_cells(row, kind, report.models)))
     return table
