@@ -6,15 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 from sepcompile.compute.form import Form
+from sepcompile.compute.planar_record import PlanarSchedule
 from sepcompile.errors import TuningError
+from sepcompile.schedule import choose
 from sepcompile.targets import Target
-from sepcompile.tuning import cpu_space
+from sepcompile.tuning import cpu_space, planar_space
 from sepcompile.tuning.space import Space
 
-_BUILDERS: dict[str, Callable[[Form, Target, int | None], Space[Any]]] = {
-    "x86": cpu_space.build,
-    "arm": cpu_space.build,
-}
+
+def _cpu(form: Form, target: Target, batch: int | None) -> Space[Any]:
+    default = choose(form, target)
+    if isinstance(default, PlanarSchedule):
+        return planar_space.build(form, target.machine, default)
+    return cpu_space.build(form, target, batch)
+
+
+_BUILDERS: dict[str, Callable[[Form, Target, int | None], Space[Any]]] = {"x86": _cpu, "arm": _cpu}
 
 
 def build_space(form: Form, target: Target, batch: int | None) -> Space[Any]:
