@@ -72,6 +72,7 @@ class Space(Generic[R]):
     ) -> None:
         self.default, self.axes = default, tuple(axes)
         self._make, self._check, self._cost = make, check, cost
+        self._knobs = default.to_json()
         self._costs: dict[Point, float] = {}
         start = self.find(default)
         assert start is not None, "the heuristic's record must be a point of its space"
@@ -84,7 +85,7 @@ class Space(Generic[R]):
 
     def record(self, point: Point) -> R:
         """The record of a point."""
-        knobs = self.default.to_json()
+        knobs = dict(self._knobs)
         for axis, index in zip(self.axes, point, strict=True):
             knobs |= axis.choices[index]
         return self._make(knobs)
@@ -156,3 +157,9 @@ class Space(Generic[R]):
         """The places of points on every axis, (points, numbers)."""
         rows = [[n for axis, i in zip(self.axes, point, strict=True) for n in axis.places[i]] for point in points]
         return np.array(rows, dtype=np.float64).reshape(len(points), -1)
+
+    @property
+    def parts(self) -> list[slice]:
+        """Which numbers of ``features`` belong to each axis."""
+        ends = np.cumsum([len(axis.places[0]) for axis in self.axes])
+        return [slice(int(end) - len(axis.places[0]), int(end)) for axis, end in zip(self.axes, ends, strict=True)]
