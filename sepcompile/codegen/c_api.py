@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ def build_static(compiled: Compiled, *, name: str, target: Target, batch: int | 
     entry = compile_c(_entry(plan, values, at, offsets, batch), triple=target.triple, flags=flags)
     helpers = compile_c(render("memory.c.j2"), triple=target.triple, flags=flags)
     parts = [compiled.object_code, entry, helpers]
-    stack = sum(frame_bytes(part) for part in parts) if target.bare else None
+    stack = _stack(parts) if target.bare else None
     if blob:
         source = render("c_api/weights.c.j2", name=symbol, alignment=_WEIGHT_ALIGNMENT, bytes=len(blob))
         parts.append(compile_c(source, triple=target.triple, flags=flags, files={"weights.bin": blob}))
@@ -98,6 +98,12 @@ def build_static(compiled: Compiled, *, name: str, target: Target, batch: int | 
         output=plan.y_bytes * images,
         stack=stack,
     )
+
+
+def _stack(parts: Sequence[bytes]) -> int | None:
+    """The most stack of a run: an entry point calls a kernel, that a helper (memmove), and that another (memcpy)."""
+    frames = [frame_bytes(part) for part in (*parts, parts[-1])]
+    return None if None in frames else sum(frame or 0 for frame in frames)
 
 
 def cpu_flags(target: Target) -> tuple[str, ...]:

@@ -51,8 +51,8 @@ def compile_form(
 
 
 def _memory(target: Target) -> pipeline.Memory:
-    """A microcontroller's stack is small and its RAM is counted: what is no register's content goes to the scratch."""
-    return pipeline.Memory(stack_bytes=64, alignment=8) if target.bare else pipeline.Memory()
+    """A microcontroller's stack is small and its RAM is counted: what does not belong in registers is scratch."""
+    return pipeline.Memory(stack_bytes=0, alignment=8) if target.bare else pipeline.Memory()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from typing import Any
 from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
-from sepcompile.errors import CompileError
-
 _HIDDEN = 2
 _ARM_SP = 13
 _WRITE, _ALLOC, _EXECUTE = 1, 2, 4
@@ -68,10 +66,10 @@ def hide(content: bytes, names: Mapping[str, str]) -> bytes:
     return bytes(result + new)
 
 
-def frame_bytes(content: bytes) -> int:
+def frame_bytes(content: bytes) -> int | None:
     """The most stack that one function of a 32-bit Arm object takes, from its call frame information (.debug_frame).
 
-    Raises ``CompileError`` where a frame's size is not a constant.
+    None where a frame's size is not a constant.
     """
     elf = ELFFile(io.BytesIO(content))
     info = elf.get_dwarf_info()
@@ -80,7 +78,7 @@ def frame_bytes(content: bytes) -> int:
         if isinstance(entry, FDE):
             rows: Any = entry.get_decoded().table
             if any(row["cfa"].reg != _ARM_SP for row in rows):
-                raise CompileError("a kernel's stack frame has no constant size")
+                return None
             most = max([most, *(row["cfa"].offset for row in rows)])
     return most
 
