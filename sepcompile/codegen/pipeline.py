@@ -22,6 +22,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
 
+from sepcompile.codegen.repeats import repeat_by_shuffle
 from sepcompile.codegen.strided import strided_by_shuffle
 from sepcompile.compute.views import View
 from sepcompile.errors import CompileError
@@ -65,9 +66,9 @@ def lower(
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
     if by_lane:
         mod = tvm.IRModule({name: _broadcast_by_lane(mod[name], views)})
-    mod = tx.CommonSubexprElim()(mod)
+    mod = tx.CommonSubexprElim()(tvm.IRModule({name: repeat_by_shuffle(mod[name])}))
     scratch = _Scratch(memory or Memory())
-    bare = _bare(strided_by_shuffle(_repeat_by_shuffle(mod[name])), scratch)
+    bare = _bare(strided_by_shuffle(mod[name]), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
     return Lowered(mod[name], scratch.size)
 
@@ -155,31 +156,6 @@ def _apply_views(func: Any, views: Mapping[str, View]) -> Any:
     )
     params = [flat[p][0] if p in flat else p for p in func.params]
     return tirx.PrimFunc(params, body, func.ret_type, func.attrs)
-
-
-def _repeat_by_shuffle(func: Any) -> Any:
-    """Loads of the form ``x[b + lane // m]`` as one short vector load and a shuffle; LLVM would load each lane."""
-
-    def load(node: Any) -> Any:
-        index = node.indices[0] if len(node.indices) == 1 else None
-        if not (isinstance(index, tirx.Add) and isinstance(index.a, tirx.Broadcast)):
-            return node
-        lane = index.b
-        if not isinstance(lane, tirx.FloorDiv):
-            return node
-        if not (isinstance(lane.a, tirx.Ramp) and isinstance(lane.b, tirx.Broadcast)):
-            return node
-        numbers = (lane.a.base, lane.a.stride, lane.a.lanes, lane.b.value)
-        if not all(isinstance(number, tirx.IntImm | int) for number in numbers):
-            return node
-        start, stride, lanes, repeat = map(int, numbers)
-        if start != 0 or stride != 1 or lanes % repeat or lanes == repeat:
-            return node
-        short = node.source.vload([tirx.Ramp(index.a.value, 1, lanes // repeat)])
-        # TVM allows no more indices than it is given lanes, so the short vector is given several times.
-        return tirx.Shuffle([short] * repeat, [i // repeat for i in range(lanes)])
-
-    return func.with_body(tvm_ffi.structural_map(func.body, [(TensorLoad, load)]))
 
 
 def _broadcast_by_lane(func: Any, views: Mapping[str, View]) -> Any:

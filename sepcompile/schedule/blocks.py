@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sepcompile.compute.form import Form
 from sepcompile.targets import Machine
 
 
@@ -11,6 +12,11 @@ def lanes_of(channels: int, machine: Machine) -> int:
     while lanes > channels:
         lanes //= 2
     return lanes
+
+
+def repeats_lanes(form: Form, machine: Machine) -> bool:
+    """Whether a vector of depthwise channels is one vector of inputs with its lanes repeated, no gather."""
+    return lanes_of(form.depthwise_channels, machine) % form.depthwise.depth_multiplier == 0
 
 
 def window(taps: int) -> int:

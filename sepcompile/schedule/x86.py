@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, window
+from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes, window
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
@@ -15,8 +15,8 @@ from sepcompile.targets import Machine
 FMA_LATENCY = 4
 # Below this a layer takes a few microseconds, and a second join of threads shows.
 SMALL_MACS = 2_000_000
-# What the sums of a register tile cost beside the multiply-adds, beyond as many as are stored while the next tile starts:
-# fitted on Zen 5 over layers of 16 to 192 channels, where 7x2 tiles beat 14x2 by 7 % at 16 channels and lose from 64 on.
+# What the sums of a register tile cost beside the multiply-adds, but for those that are stored while the next tile
+# starts. Fitted on Zen 5 over layers of 16 to 192 channels: 7x2 tiles beat 14x2 by 7 % at 16 and lose from 64 on.
 HIDDEN_SUMS = 14
 SUM_CYCLES = 0.8
 # Kernels of this many columns and more read each input often enough to pay for a padded copy of it.
@@ -59,8 +59,10 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     kh, kw = form.depthwise.kernel_size
     tile = _depthwise_tile(form, machine)
     rows, columns = _depthwise_block(form, machine)
-    # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers.
-    tile_rows = min(2, rows) if kh > 1 and max(kh, kw) <= 5 and not tile.staged else 1
+    # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers, and where
+    # lanes are repeated, their shuffles bound the time.
+    pairs = kh > 1 and max(kh, kw) <= 5 and not tile.staged and form.depthwise.depth_multiplier == 1
+    tile_rows = min(2, rows) if pairs else 1
     width = 4 if tile_rows > 1 else tile.columns
     if not form.final.is_light:
         # The unrolled activation needs registers beside the accumulators.
@@ -120,7 +122,7 @@ class _DepthwiseTile:
 
 def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     kw = form.depthwise.kernel_size[1]
-    staged = kw >= LONG_KERNEL or form.depthwise.depth_multiplier > 1
+    staged = kw >= LONG_KERNEL or not repeats_lanes(form, machine)
     # Accumulators enough to hide the latency of two FMA ports; a long kernel's window has taps to reload besides.
     columns = min(7, machine.vector_registers // 2 - 2)
     if staged or kw >= 7:

@@ -69,3 +69,18 @@ def test_pointwise_loop_keeps_its_accumulators_in_registers(name: str, target: s
     found = [loop for loop in loops if loop.multiply_adds and loop.multiply_adds % designed == 0]
     assert found, f"no loop of {designed} multiply-adds among {loops}"
     assert all(loop.stack == 0 and loop.stores == 0 for loop in found), found
+
+
+@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("kernel", [(3, 3), (64, 1)])
+@pytest.mark.parametrize("multiplier", [2, 4])
+def test_depth_multiplier_repeats_lanes_of_a_vector(multiplier: int, kernel: tuple[int, int], target: str) -> None:
+    """Never lane by lane: a load of single elements, or their insertion, would be the loop's whole time."""
+    config = {"kernel_size": kernel, "depth_multiplier": multiplier, "padding": "valid"}
+    layer = read("DepthwiseConv2D", config, (None, 64, 56, 16), keras_version="3.15")
+    compiled = compile_variant(
+        layer.program, layer.weights, get_target(target), symbol="layer", worker=shared_worker(), texts=True
+    )
+    assert not Schedule.from_json(compiled.schedule).staged
+    lane_by_lane = re.findall(r"\s(v?insertps|v?pinsrd|v?gatherdps|v?pgatherdd)\s", compiled.assembly)
+    assert not lane_by_lane, lane_by_lane
