@@ -45,6 +45,18 @@ static void* right(const char* name) {
     return dlsym(library, name);
 }
 
+// Numbers from a file beside the library, so that one compiled library serves many artifacts.
+static double settings[2];
+static void read_settings(void) {
+    Dl_info here;
+    char path[4096];
+    dladdr((void*)right, &here);
+    snprintf(path, sizeof path, "%s.settings", here.dli_fname);
+    FILE* file = fopen(path, "r");
+    if (!file || fscanf(file, "%lf %lf", &settings[0], &settings[1]) != 2) abort();
+    fclose(file);
+}
+
 static long calls;
 static void sleep_us(long us) { struct timespec t = {us / 1000000, us % 1000000 * 1000}; nanosleep(&t, 0); }
 static void spin_us(double us) {
@@ -91,7 +103,7 @@ MISDEEDS = {
     "wrong while timed": ({"AFTER_RUN": "if (calls > 50) y[0] += 1"}, "wrong"),
     "huge arena": ({"AFTER_ARENA": "result = 1l << 45"}, "memory"),
     "eats memory": (
-        {"BEFORE_RUN": "for (;;) { char* p = malloc(1 << 24); if (!p) raise(SIGKILL); memset(p, 1, 1 << 24); }"},
+        {"BEFORE_RUN": "for (;;) { char* volatile p = malloc(1 << 24); if (!p) raise(9); memset(p, 1, 1 << 24); }"},
         "memory",
     ),
 }  # fmt: skip
@@ -142,6 +154,18 @@ def spoil(good: Path, folder: Path, **snippets: str) -> Path:
 def sleepy(good: Path, folder: Path, microseconds: int) -> Path:
     """A copy whose calls take their time without using a CPU: measuring is then what a search waits for."""
     return spoil(good, folder, BEFORE_RUN=f"sleep_us({microseconds})")
+
+
+def slowing(good: Path, folder: Path, microseconds: float, slow_from: float) -> Path:
+    """A copy whose calls take that much longer, and three times that from ``slow_from`` (``time.monotonic``) on."""
+    spoil(
+        good,
+        folder,
+        BEFORE_RUN="if (!settings[0]) read_settings(); spin_us(settings[0] * (now_s() > settings[1] ? 3 : 1))",
+    )
+    (library,) = folder.glob("*/*.so")
+    library.with_name(library.name + ".settings").write_text(f"{microseconds} {slow_from}")
+    return folder
 
 
 def candidate(folder: Path) -> Candidate:
