@@ -53,19 +53,19 @@ def lower(
     target: Mapping[str, object],
     views: Mapping[str, View],
     memory: Memory | None = None,
-    by_lane: bool = False,
+    neon: bool = False,
 ) -> Lowered:
     """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name.
 
-    ``by_lane``: the target multiplies by one lane of a vector, so that elements are broadcast from whole vectors.
+    ``neon``: the target multiplies by one lane of a vector, and has instructions for maxima that keep NaN.
     """
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(_target(target))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
-    if by_lane:
-        mod = tvm.IRModule({name: _broadcast_by_lane(mod[name], views)})
+    if neon:
+        mod = tvm.IRModule({name: _extrema_by_instruction(_broadcast_by_lane(mod[name], views))})
     mod = tx.CommonSubexprElim()(tvm.IRModule({name: repeat_by_shuffle(mod[name])}))
     scratch = _Scratch(memory or Memory())
     bare = _bare(strided_by_shuffle(mod[name]), scratch)
@@ -178,6 +178,25 @@ def _broadcast_by_lane(func: Any, views: Mapping[str, View]) -> Any:
         return tirx.Broadcast(tirx.Shuffle([vector], [lane]), node.lanes)
 
     return func.with_body(tvm_ffi.structural_map(func.body, [(tirx.Broadcast, broadcast)]))
+
+
+def _extrema_by_instruction(func: Any) -> Any:
+    """Maxima and minima with a constant as LLVM's ``maximum`` and ``minimum``, which keep NaN as ours do.
+
+    Arm has an instruction for either; a comparison and a selection, which TVM gives, take two.
+    """
+
+    def rule(name: str) -> Any:
+        def extremum(node: Any) -> Any:
+            constant = node.a.value if isinstance(node.a, tirx.Broadcast) else node.a
+            if not isinstance(constant, tirx.FloatImm) or not str(node.ty.dtype).startswith("float32"):
+                return node
+            return tirx.call_llvm_pure_intrin(node.ty.dtype, f"llvm.{name}", node.a, node.b)
+
+        return extremum
+
+    rules = [(tirx.Max, rule("maximum")), (tirx.Min, rule("minimum"))]
+    return func.with_body(tvm_ffi.structural_map(func.body, rules))
 
 
 class _Scratch:

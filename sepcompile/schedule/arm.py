@@ -1,4 +1,10 @@
-"""Chooses a schedule for Arm CPUs with NEON from the machine model."""
+"""Chooses a schedule for Arm CPUs with NEON from the machine model.
+
+A register tile multiplies vectors of filters by single lanes of vectors of channels, so that it loads one vector per
+pixel and one per vector of filters for each four, or one, of its multiply-adds' channels. Every such tile runs at the
+multipliers' full rate as long as nothing spills; tiles and blocks are therefore chosen by what they waste, and by how
+often they bring weights and pixels into the caches.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +17,16 @@ from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, window
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
-SMALL_MACS = 2_000_000
+# Below this a layer takes some microseconds, and a second join of threads shows.
+SMALL_MACS = 1_000_000
 LONG_KERNEL = 8
+_LINE = 64
+# In cycles. Weights stream in order, so that a prefetcher hides most of what the second level takes to answer.
+_L1_MISS, _L2_MISS = 1.0, 30.0
+# Of an instruction that is no multiply-add, and of the loads and stores that begin and end a register tile.
+_INSTRUCTION, _TILE_ENDS = 0.15, 6.0
+# Of a cache, how much of it a block may count on.
+_SHARE = 0.85
 
 
 def choose(form: Form, machine: Machine) -> Schedule:
@@ -23,25 +37,23 @@ def choose(form: Form, machine: Machine) -> Schedule:
 
 
 def _separable_layer(form: Form, machine: Machine) -> Schedule:
-    split = _splits(form, machine)
     depthwise = _depthwise_tile(form, machine)
-    rows, columns = min(_blocks(form, machine, split), key=lambda block: _block_cost(form, machine, block, split))
-    tile = _register_tile(form, machine, rows * columns)
+    plan = min(_plans(form, machine), key=lambda plan: _cost(form, machine, plan))
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
         depthwise_lanes=lanes_of(form.depthwise_channels, machine),
-        rows=rows,
-        columns=columns,
+        rows=plan.rows,
+        columns=plan.columns,
         tile_rows=1,
-        tile_columns=column_tile(columns, depthwise.columns, depthwise.staged),
+        tile_columns=column_tile(plan.columns, depthwise.columns, depthwise.staged),
         tap_unroll=depthwise.taps,
         unroll_rows=False,
         staged=depthwise.staged,
-        tile_pixels=tile.pixels,
-        tile_vectors=tile.vectors,
-        k_unroll=4,
-        order="panel" if split else "pixel",
-        split=split,
+        tile_pixels=plan.tile.pixels,
+        tile_vectors=plan.tile.vectors,
+        k_unroll=_k_unroll(form, machine, plan),
+        order=plan.order,
+        split=plan.split,
     )
 
 
@@ -67,15 +79,6 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     )
 
 
-def _splits(form: Form, machine: Machine) -> bool:
-    """Whether the depthwise result of the whole image goes to memory before the pointwise stage starts."""
-    if form.macs < SMALL_MACS:
-        return False
-    between = form.out_height * form.out_width * form.depthwise_channels * 4
-    weights = form.depthwise_channels * form.out_channels * 4
-    return between <= machine.l2_bytes * 0.3 or weights > machine.l2_bytes * 0.6
-
-
 @dataclass(frozen=True)
 class _DepthwiseTile:
     columns: int
@@ -95,56 +98,113 @@ def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     return _DepthwiseTile(columns, taps, staged)
 
 
-def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, int]]:
-    """Candidate blocks (rows, columns)."""
-    if split:
-        yield form.out_height, form.out_width
-    elif form.out_height == 1:
-        for columns in sorted({even_tile(form.out_width, size) for size in (32, 48, 64, 80, 100, 128, 200)}):
-            yield 1, columns
-    else:
-        for rows in sorted({even_tile(form.out_height, size) for size in range(1, 9)}):
-            yield rows, form.out_width
+@dataclass(frozen=True)
+class _Tile:
+    """A pointwise register tile, pixels x vectors of filters."""
 
-
-def _block_cost(form: Form, machine: Machine, block: tuple[int, int], split: bool) -> float:
-    rows, columns = block
-    pixels = rows * columns
-    count = 1 if split else -(-form.out_height // rows) * -(-form.out_width // columns)
-    waste = count * pixels / (form.out_height * form.out_width)
-    tile = _register_tile(form, machine, pixels)
-    scratch = pixels * form.depthwise_channels * 4
-    cache = 1.0 if scratch <= machine.l2_bytes // 4 else 1.0 + 0.2 * scratch / machine.l2_bytes
-    balance = 1.0 if split else -(-count // machine.cores) * machine.cores / count
-    return waste * tile.cost * cache * (0.5 + 0.5 * balance) * (1.0 + 4.0 / pixels)
+    pixels: int
+    vectors: int
 
 
 @dataclass(frozen=True)
-class _Tile:
-    pixels: int
-    vectors: int
-    cost: float
+class _Plan:
+    """A way through the image: blocks, the register tile, and which of its loops is the outer one."""
+
+    rows: int
+    columns: int
+    tile: _Tile
+    order: str
+    split: bool
 
 
-def _register_tile(form: Form, machine: Machine, pixels: int) -> _Tile:
-    """The pointwise register tile with the fewest cycles for one block of ``pixels``."""
+def _plans(form: Form, machine: Machine) -> Iterator[_Plan]:
+    whole = (form.out_height, form.out_width)
     vectors = -(-form.out_channels // lanes_of(form.out_channels, machine))
-    shapes = [
-        (height, width)
-        for width in range(1, min(6, vectors) + 1)
-        for height in range(1, (machine.tile_registers - 1 - width) // width + 1)
-        if height <= pixels
-    ]
-    tiles = [_tile(machine, pixels, vectors, *shape) for shape in shapes]
-    return min(tiles, key=lambda tile: (tile.cost, -tile.pixels * tile.vectors))
+    tiles = list(_tiles(machine, vectors))
+    for rows, columns in dict.fromkeys((*_blocks(form), whole)):
+        for tile in tiles:
+            if tile.pixels > rows * columns:
+                continue
+            yield _Plan(rows, columns, tile, "pixel", False)
+            yield _Plan(rows, columns, tile, "panel", False)
+            if (rows, columns) == whole and form.macs >= SMALL_MACS:
+                yield _Plan(rows, columns, tile, "panel", True)
+                yield _Plan(rows, columns, tile, "pixel", True)
 
 
-def _tile(machine: Machine, pixels: int, vectors: int, height: int, width: int) -> _Tile:
-    fma = height * width / machine.fma_ports
-    loads = (height + width) / machine.load_ports / 2
-    cycles = max(fma, loads, 2.0 * width, machine.fma_latency + 1) + 0.2
-    count = -(-pixels // height) * -(-vectors // width)
-    return _Tile(height, width, count * cycles / (pixels * vectors))
+def _tiles(machine: Machine, vectors: int) -> Iterator[_Tile]:
+    """Tiles whose sums, pixels and weights fit in the registers together."""
+    for width in range(1, min(6, vectors) + 1):
+        for height in range(1, machine.tile_registers):
+            if height * width + height + width <= machine.tile_registers:
+                yield _Tile(height, width)
+
+
+def _blocks(form: Form) -> Iterator[tuple[int, int]]:
+    """Candidate blocks (rows, columns)."""
+    if form.out_height == 1:
+        for size in (16, 28, 32, 40, 48, 56, 64, 80, 100, 128, 200):
+            yield 1, even_tile(form.out_width, size)
+    else:
+        for size in range(1, min(form.out_height, 16) + 1):
+            yield even_tile(form.out_height, size), form.out_width
+
+
+def _k_unroll(form: Form, machine: Machine, plan: _Plan) -> int:
+    """Two vectors of channels at once where loads of both can be paired: 1008 bytes is as far as a pair reaches."""
+    lanes = lanes_of(form.depthwise_channels, machine)
+    near = (plan.rows * plan.columns + 1 + plan.tile.pixels) * lanes * 4 <= 1008
+    return 2 * lanes if near and form.depthwise_channels % (2 * lanes) == 0 else lanes
+
+
+def _cost(form: Form, machine: Machine, plan: _Plan) -> float:
+    """Cycles of a thread for one image: the product's instructions, what misses the caches, and threads that wait."""
+    blocks = -(-form.out_height // plan.rows) * -(-form.out_width // plan.columns)
+    pixels = plan.rows * plan.columns
+    lanes = lanes_of(form.out_channels, machine)
+    panels = -(-form.out_channels // (lanes * plan.tile.vectors))
+    tiles = -(-pixels // plan.tile.pixels)
+    product = blocks * panels * tiles * _tile_cycles(form, machine, plan.tile)
+    depthwise = blocks * pixels * -(-form.depthwise_channels // 4) * form.taps / machine.fma_ports * 1.4
+    tasks = (tiles if plan.order == "pixel" else panels) if plan.split else blocks
+    waiting = -(-tasks // machine.cores) * machine.cores / tasks
+    threads = 1.0 if machine.cores == 1 or form.macs < SMALL_MACS else 0.5 + 0.5 * waiting
+    return (product + depthwise) * threads + _misses(form, machine, plan, blocks, panels, tiles)
+
+
+def _tile_cycles(form: Form, machine: Machine, tile: _Tile) -> float:
+    """One register tile over all channels."""
+    sums, lanes = tile.pixels * tile.vectors, 4
+    multiply = max(lanes * sums / machine.fma_ports, lanes * machine.fma_latency)
+    # Loads come in pairs where registers allow; a loop of its own has four instructions.
+    besides = (tile.pixels + lanes * tile.vectors) / 2 + 4
+    loads = (tile.pixels + lanes * tile.vectors) / machine.load_ports
+    steps = -(-form.depthwise_channels // lanes)
+    return steps * (max(multiply, loads) + _INSTRUCTION * besides) + _TILE_ENDS * sums / machine.fma_ports
+
+
+def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int, tiles: int) -> float:
+    """Cycles for what the caches miss: weights and depthwise results, as often as the order of loops reads them."""
+    weights = form.depthwise_channels * form.out_channels * 4
+    between = plan.rows * plan.columns * form.depthwise_channels * 4
+    panel, tile = weights / panels, between / tiles
+    output = plan.rows * plan.columns * form.out_channels * 4
+    l1, l2 = machine.l1_bytes * _SHARE, machine.l2_bytes * _SHARE
+    if plan.order == "panel":
+        # The block's pixels are read once for each panel; the panel stays in the first level meanwhile.
+        reads, stays = panels * between, panel + tile
+        first = weights + (reads if between + panel > l1 else between)
+        again = (panels - 1) * between if between + panel + output / panels > l2 else 0.0
+        streamed = (blocks - 1) * weights if weights + between + output > l2 else 0.0
+    else:
+        reads, stays = tiles * weights, tile + panel
+        first = between + (reads if weights + tile > l1 else weights)
+        again = (tiles - 1) * weights if weights + 2 * tile > l2 else 0.0
+        streamed = (blocks - 1) * weights if weights + between + output > l2 else 0.0
+    if stays > l1:
+        first += reads
+    stored = between if plan.split and between > l2 else 0.0
+    return (blocks * first * _L1_MISS + (blocks * again + streamed + stored) * _L2_MISS) / _LINE
 
 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
