@@ -25,6 +25,7 @@ from sepcompile.tuning.stats import LEAST_GAIN, Comparison, compare
 
 CONFIRM_ROUNDS = 24
 FINAL_LAUNCHES = 3
+FINAL_MARGIN = 1.5
 CONTENDERS = 3
 NOISY = 0.05
 
@@ -228,9 +229,10 @@ class Tuner:
             [t for launch in launches for t in launch.seconds],
             [t for launch in launches for t in launch.incumbent_seconds],
         )
-        # Launches differ by where their memory lies, which no number of rounds within one of them shows.
-        comparison = Comparison(median(ratios), max(joined.noise, (max(ratios) - min(ratios)) / 2))
-        if not comparison.faster:
+        # Launches differ by where their memory lies, which no number of rounds within one of them shows. Of many
+        # candidates the one that luck favoured most is looked at, so that the margin is wider than for any one.
+        comparison = Comparison(median(ratios), max(FINAL_MARGIN * joined.noise, (max(ratios) - min(ratios)) / 2))
+        if not comparison.faster or max(ratios) >= 1.0:
             return None
         if options.all_threads != options.threads:
             outcome = self._last(record, FINAL_LAUNCHES, options.all_threads)

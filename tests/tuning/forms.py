@@ -11,11 +11,11 @@ SEPARABLE = {"class_name": "SeparableConv2D", "config": {"name": "sep", "filters
 FIRST = {"data_format": "channels_first"}
 LAYERS = {
     "separable": ({**SEPARABLE, "config": {**SEPARABLE["config"], "padding": "same"}}, (None, 28, 28, 32)),
-    "odd": ({"class_name": "SeparableConv2D", "config": {"filters": 7, "kernel_size": 5, "strides": 2}}, (1, 19, 13, 5)),
+    "odd": ({"class_name": "SeparableConv2D", "config": {"filters": 7, "kernel_size": 5, "strides": 2}}, (1, 9, 13, 5)),
     "wide": ({"class_name": "SeparableConv2D", "config": {"filters": 512, "kernel_size": 3}}, (None, 14, 14, 512)),
     "long": ({"class_name": "SeparableConv1D", "config": {"filters": 64, "kernel_size": 33}}, (None, 300, 48)),
     "depthwise": ({"class_name": "DepthwiseConv2D", "config": {"kernel_size": 3}}, (None, 56, 56, 64)),
-    "multiplier": ({"class_name": "DepthwiseConv2D", "config": {"kernel_size": 3, "depth_multiplier": 2}}, (1, 9, 9, 3)),
+    "doubled": ({"class_name": "DepthwiseConv2D", "config": {"kernel_size": 3, "depth_multiplier": 2}}, (1, 9, 9, 3)),
     "row": ({"class_name": "DepthwiseConv1D", "config": {"kernel_size": 9, "padding": "same"}}, (None, 100, 20)),
     "planar": ({"class_name": "SeparableConv2D", "config": {**SEPARABLE["config"], **FIRST}}, (None, 32, 28, 28)),
     "planar_row": ({"class_name": "DepthwiseConv1D", "config": {"kernel_size": 7, **FIRST}}, (None, 20, 100)),

@@ -65,7 +65,7 @@ def test_rules_name_what_is_wasted():
     default = choose(form, chosen)
     wasteful = type(default)(**{**default.to_json(), "rows": 15, "split": False})
     assert Work(wasteful, form).waste > 1
-    with pytest.raises(ScheduleError, match="tasks cannot be shared|times what is needed"):
+    with pytest.raises(ScheduleError, match=r"tasks cannot be shared|times what is needed"):
         check_worth(wasteful, default, form, chosen.machine)
 
 
@@ -78,6 +78,5 @@ def test_points_lists_exactly_the_allowed():
 
 
 def test_a_family_without_a_space_is_named():
-    cuda = next(name for name in ("cuda-sm_90", "cuda") if name)
     with pytest.raises(TuningError, match="cuda"):
-        build_space(form_of("separable"), get_target(cuda), None)
+        build_space(form_of("separable"), get_target("cuda-sm_90"), None)
