@@ -82,6 +82,26 @@ class BenchLayer:
 
 
 @dataclass(frozen=True)
+class Around:
+    """What a block of a model has beside a single layer: an activation before it, bias and activation between its two
+    stages, and a second tensor that is added to the result, with an activation after that."""
+
+    before: str = "linear"
+    middle: str = "linear"
+    middle_bias: bool = False
+    residual: bool = False
+    last: str = "linear"
+
+    def __post_init__(self) -> None:
+        for name in (self.before, self.middle, self.last):
+            if name not in ACTIVATIONS:
+                raise BenchError(f"a block's activation is {name!r}; known here: {', '.join(ACTIVATIONS)}")
+
+
+ALONE = Around()
+
+
+@dataclass(frozen=True)
 class Geometry:
     """A layer as plain numbers over NHWC, with the padding written out; a 1-D layer has H = 1."""
 
@@ -100,6 +120,7 @@ class Geometry:
     activation: str
     channels_first: bool
     one_d: bool
+    around: Around = ALONE
 
     @property
     def mid_channels(self) -> int:
@@ -141,17 +162,23 @@ class Geometry:
         """The least traffic in float32: input, output and weights once each."""
         n, h, w, c = self.nhwc_out
         weights = self.kernel[0] * self.kernel[1] * self.mid_channels + self.mid_channels * (self.filters or 0)
-        return 4 * (self.batch * self.height * self.width * self.channels + n * h * w * c + weights)
+        images = n * h * w * c * (2 if self.around.residual else 1)
+        return 4 * (self.batch * self.height * self.width * self.channels + images + weights)
 
 
 @dataclass(frozen=True)
 class CaseData:
-    """Real numbers for one layer, NHWC. ``depthwise`` is (kh, kw, C, m), ``pointwise`` (C*m, F), ``bias`` (out,)."""
+    """Real numbers for one layer, NHWC. ``depthwise`` is (kh, kw, C, m), ``pointwise`` (C*m, F), ``bias`` (out,).
+
+    Of a block also ``middle_bias`` (C*m,) and ``residual``, which is like the output.
+    """
 
     x: Array
     depthwise: Array
     pointwise: Array | None
     bias: Array | None
+    middle_bias: Array | None = None
+    residual: Array | None = None
 
 
 def spatial(pair: Pair, rank: int) -> list[int]:
@@ -166,7 +193,10 @@ def _pair(value: Any, one_d: bool) -> Pair:
     return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
 
 
-def _padding(mode: str, size: int, kernel: int, stride: int, dilation: int) -> Pair:
+def _padding(mode: Any, size: int, kernel: int, stride: int, dilation: int) -> Pair:
+    """Zeros before and after; ``mode`` is Keras's word or the two numbers."""
+    if not isinstance(mode, str):
+        return int(mode[0]), int(mode[1])
     span = (kernel - 1) * dilation + 1
     if mode == "same":
         total = max((-(-size // stride) - 1) * stride + span - size, 0)
@@ -186,14 +216,16 @@ def geometry(layer: BenchLayer) -> Geometry:
     strides = _pair(config.get("strides", 1), one_d)
     strides = (1, strides[1]) if one_d else strides
     dilation = _pair(config.get("dilation_rate", 1), one_d)
-    mode = str(config.get("padding", "valid"))
-    rows = _padding("valid" if one_d else mode, height, kernel[0], strides[0], dilation[0])
+    mode = config.get("padding", "valid")
+    row_mode, mode = mode if isinstance(mode, (list, tuple)) else ("valid" if one_d else mode, mode)
+    rows = _padding(row_mode, height, kernel[0], strides[0], dilation[0])
     columns = _padding(mode, width, kernel[1], strides[1], dilation[1])
     result = Geometry(
         batch, height, width, channels, kernel, strides, dilation,
         (rows[0], columns[0]), (rows[1], columns[1]), int(config.get("depth_multiplier", 1)),
         int(config["filters"]) if layer.separable else None,
         bool(config.get("use_bias", True)), layer.activation, layer.channels_first, one_d,
+        Around(**config["block"]) if "block" in config else ALONE,
     )  # fmt: skip
     if min(result.out_size) < 1:
         raise BenchError(f"{layer.name}: the kernel {kernel} does not fit into {height}x{width} pixels")
@@ -240,8 +272,9 @@ def save_case(folder: Path, layer: BenchLayer, data: CaseData, expected: Array) 
     arrays: dict[str, Any] = {"x": data.x, "depthwise": data.depthwise, "expected": expected}
     if data.pointwise is not None:
         arrays["pointwise"] = data.pointwise
-    if data.bias is not None:
-        arrays["bias"] = data.bias
+    for name in ("bias", "middle_bias", "residual"):
+        if getattr(data, name) is not None:
+            arrays[name] = getattr(data, name)
     np.savez(folder / "data.npz", **arrays)
     (folder / "case.json").write_text(json.dumps(layer.to_json()), encoding="utf-8")
 
@@ -251,5 +284,6 @@ def load_case(folder: Path) -> tuple[BenchLayer, CaseData, Array]:
     layer = BenchLayer.from_json(json.loads((folder / "case.json").read_text(encoding="utf-8")))
     with np.load(folder / "data.npz") as stored:
         arrays = dict(stored)
-    data = CaseData(arrays["x"], arrays["depthwise"], arrays.get("pointwise"), arrays.get("bias"))
+    optional = [arrays.get(name) for name in ("pointwise", "bias", "middle_bias", "residual")]
+    data = CaseData(arrays["x"], arrays["depthwise"], *optional)
     return layer, data, arrays["expected"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sepcompile.bench import cases, ceilings, machine, stats, suites
+from sepcompile.bench import cases, ceilings, machine, model_blocks, stats, suites
 from sepcompile.bench.errors import BenchError
 from sepcompile.bench.layers import BenchLayer
 from sepcompile.bench.options import BenchOptions
@@ -40,6 +40,8 @@ def describe_peers(python: str) -> dict[str, str]:
 
 def check(options: BenchOptions) -> list[BenchLayer]:
     """The layers that would run, with every mistake in the options raised before any work."""
+    if options.blocks:
+        return suites.checked(block.layer for block in options.blocks)
     layers = suites.checked(options.layers) if options.layers else suites.load(options.suite)
     return suites.select(layers, options.only)
 
@@ -51,12 +53,24 @@ def run(options: BenchOptions) -> BenchReport:
     layers = check(options)
     with work_folder(options) as folder:
         options.progress("computing the float64 outputs")
-        cases.write_cases(layers, folder, options.seed)
+        if options.blocks:
+            model_blocks.write_cases(options.blocks, folder)
+        else:
+            cases.write_cases(layers, folder, options.seed)
         if options.ours and OURS not in options.commands:
-            for number, layer in enumerate(layers, 1):
-                options.progress(f"compile {number}/{len(layers)} {layer.name}")
-                cases.compile_ours(layer, folder / layer.name, options.target, options.seed, options.compile)
+            _compile(options, layers, folder)
         return _Run(options, layers, folder).report()
+
+
+def _compile(options: BenchOptions, layers: Sequence[BenchLayer], folder: Path) -> None:
+    """Our own artifacts, each beside its case."""
+    blocks = {block.layer.name: block for block in options.blocks}
+    for number, layer in enumerate(layers, 1):
+        options.progress(f"compile {number}/{len(layers)} {layer.name}")
+        if layer.name in blocks:
+            model_blocks.compile_block(blocks[layer.name], folder / layer.name, options.target)
+        else:
+            cases.compile_ours(layer, folder / layer.name, options.target, options.seed, options.compile)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from sepcompile.bench.errors import BenchError
 from sepcompile.bench.layers import BenchLayer
+from sepcompile.bench.model_blocks import Block
 from sepcompile.bench.peers import ISA_ENV, MODULES, OURS
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
@@ -23,6 +24,8 @@ def say_nothing(message: str) -> None:
 class BenchOptions:
     """``layers``, when given, takes the place of ``suite``; ``only`` picks rows by name.
 
+    ``blocks``, those of a model, take the place of both, and ``suite`` is then what they are called in the report.
+
     ``peers`` empty means every known peer that can be imported by ``peer_python``. ``isa`` limits the instruction set
     of peers that can be limited. ``pin`` confines every process to as many CPUs as threads; ``realtime`` asks for
     SCHED_FIFO. ``compile`` stands in for ``sepcompile.compile`` (tests).
@@ -31,6 +34,7 @@ class BenchOptions:
     suite: str = "dev"
     layers: Sequence[BenchLayer] = ()
     only: Sequence[str] = ()
+    blocks: Sequence[Block] = ()
     peers: Sequence[str] = ()
     ours: bool = True
     peer_python: str = sys.executable
@@ -66,7 +70,7 @@ class BenchOptions:
     def to_json(self) -> dict[str, Any]:
         """What belongs into a report: no paths, no callables."""
         return {
-            "suite": self.suite if not self.layers else "layers given",
+            "suite": "layers given" if self.layers else self.suite,
             "threads": list(self.threads),
             "rounds": self.rounds,
             "launches": self.launches,

@@ -25,7 +25,7 @@ def activate(name: str, y: Array) -> Array:
 def evaluate(geo: Geometry, data: CaseData) -> Array:
     """The layer's output, NHWC float64."""
     pads = ((0, 0), *zip(geo.pad_before, geo.pad_after, strict=True), (0, 0))
-    x = np.pad(data.x.astype(np.float64), pads)
+    x = np.pad(activate(geo.around.before, data.x.astype(np.float64)), pads)
     out_h, out_w = geo.out_size
     y: Array = np.zeros((geo.batch, out_h, out_w, geo.channels, geo.depth_multiplier))
     for i in range(geo.kernel[0]):
@@ -35,11 +35,17 @@ def evaluate(geo: Geometry, data: CaseData) -> Array:
             columns = slice(left, left + (out_w - 1) * geo.strides[1] + 1, geo.strides[1])
             y += x[:, rows, columns, :, None] * data.depthwise[i, j].astype(np.float64)
     y = y.reshape(geo.batch, out_h, out_w, geo.mid_channels)
+    if data.middle_bias is not None:
+        y = y + data.middle_bias.astype(np.float64)
+    y = activate(geo.around.middle, y)
     if data.pointwise is not None:
         y = y @ data.pointwise.astype(np.float64)
     if data.bias is not None:
         y = y + data.bias.astype(np.float64)
-    return activate(geo.activation, y)
+    y = activate(geo.activation, y)
+    if data.residual is not None:
+        y = y + data.residual.astype(np.float64)
+    return activate(geo.around.last, y)
 
 
 def error_of(got: Array, expected: Array) -> float:

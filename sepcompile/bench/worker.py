@@ -21,8 +21,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from sepcompile.bench.errors import PeerError, UnsupportedLayerError
-from sepcompile.bench.layers import geometry, load_case
-from sepcompile.bench.peers import MODULES
+from sepcompile.bench.layers import ALONE, geometry, load_case
+from sepcompile.bench.peers import MODULES, WHOLE_BLOCKS
 from sepcompile.bench.peers.base import Adapter, Candidate, Case, Settings
 from sepcompile.bench.reference import error_of
 from sepcompile.bench.timing import measure
@@ -35,8 +35,8 @@ TRIAL_MS = 6.0
 class Worker:
     """Holds the adapter and the prepared layers of one peer."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, peer: str) -> None:
+        self.adapter, self.peer = adapter, peer
         self.prepared: dict[str, list[Candidate]] = {}
         self.expected: dict[str, Any] = {}
 
@@ -47,7 +47,10 @@ class Worker:
         """Build every set-up of a layer, check each one's output, keep the fast and right ones."""
         folder = Path(command["folder"])
         layer, data, expected = load_case(folder)
-        candidates = self.adapter.prepare(Case(layer, geometry(layer), data, folder))
+        geo = geometry(layer)
+        if geo.around != ALONE and self.peer in MODULES and self.peer not in WHOLE_BLOCKS:
+            raise UnsupportedLayerError("whole blocks are raced against LiteRT, OpenVINO and ONNX Runtime")
+        candidates = self.adapter.prepare(Case(layer, geo, data, folder))
         errors = {c.label: self._error(c, expected) for c in candidates}
         right = [c for c in candidates if errors[c.label] <= command["tolerance"]]
         self.prepared[layer.name] = self._fastest(right) if command.get("trial", True) else right
@@ -128,7 +131,7 @@ def serve(commands: TextIO, out: TextIO) -> None:
             if command["do"] == "start":
                 settings = Settings.from_json(command["settings"])
                 claim_processor(settings)
-                worker = Worker(create_adapter(settings))
+                worker = Worker(create_adapter(settings), settings.peer)
                 answer = worker.info(command)
             else:
                 answer = getattr(worker, command["do"])(command)

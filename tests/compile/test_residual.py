@@ -53,7 +53,7 @@ def second(layer: ImportedLayer, batch: int, integers: bool = False) -> np.ndarr
 
 def built(layer: ImportedLayer, folder: Path, schedule: Schedule | None = None, target: str = "native") -> Any:
     """The artifact's layer."""
-    artifact = api.write_layer(layer, api.find_targets(target), schedule, folder / "artifact", folder / "cache")
+    artifact = api.write_layer(layer, api.find_targets(target), schedule, folder / "artifact", folder / "cache", False)
     return sepcompile.load(artifact.path, selftest=True)
 
 

@@ -23,6 +23,9 @@ MODULES = {
     "mnn": "mnn_",
 }
 
+# Those whose adapters build whole blocks of models: activations before and between, a second input.
+WHOLE_BLOCKS = (OURS, "litert", "openvino-f32", "openvino-default", "onnxruntime")
+
 # What each adapter imports: a peer is present when all of these can be found.
 REQUIRES = {
     OURS: ("sepcompile",),

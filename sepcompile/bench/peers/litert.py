@@ -36,6 +36,9 @@ class LiteRT:
         target = interpreter.get_output_details()[0]["index"]
         x = own_layout(case.geo, case.data.x)
         interpreter.set_tensor(source, x.reshape(interpreter.get_input_details()[0]["shape"]))
+        if case.data.residual is not None:
+            second = interpreter.get_input_details()[1]
+            interpreter.set_tensor(second["index"], case.data.residual.reshape(second["shape"]))
         out_shape = own_layout(case.geo, np.empty(case.geo.nhwc_out, np.float32)).shape
 
         def output() -> Any:

@@ -36,7 +36,10 @@ class OnnxRuntime:
         x = aligned(edge(case.data.x, rank))
         y = aligned_like(edge(np.empty(case.geo.nhwc_out, np.float32), rank).shape)
         binding = session.io_binding()
-        for bind, name, array in ((binding.bind_input, "x", x), (binding.bind_output, "y", y)):
+        arrays = [(binding.bind_input, "x", x), (binding.bind_output, "y", y)]
+        if case.data.residual is not None:
+            arrays.append((binding.bind_input, "r", aligned(edge(case.data.residual, rank))))
+        for bind, name, array in arrays:
             bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
         run, raw = session._sess.run_with_iobinding, binding._iobinding
 
@@ -44,7 +47,7 @@ class OnnxRuntime:
             return from_edge(y, rank)
 
         label = "2-D convolution" if rank == 4 else "1-D convolution"
-        return Candidate(label, lambda: run(raw, None), output, keep=(x, y, session, binding))
+        return Candidate(label, lambda: run(raw, None), output, keep=(arrays, session, binding))
 
 
 def create(settings: Settings) -> OnnxRuntime:

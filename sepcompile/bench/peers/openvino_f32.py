@@ -47,7 +47,12 @@ class OpenVINO:
         request = compiled.create_infer_request()
         x = aligned(_edge(case.data.x, rank, last))
         y = aligned_like(_edge(np.empty(geo.nhwc_out, np.float32), rank, last).shape)
-        request.set_input_tensor(self._ov.Tensor(x, shared_memory=True))
+        request.set_input_tensor(0, self._ov.Tensor(x, shared_memory=True))
+        keep = [x, y, request]
+        if case.data.residual is not None:
+            second = aligned(_edge(case.data.residual, rank, last))
+            keep.append(second)
+            request.set_input_tensor(1, self._ov.Tensor(second, shared_memory=True))
         request.set_output_tensor(self._ov.Tensor(y, shared_memory=True))
         infer = importlib.import_module("openvino._pyopenvino").InferRequest.infer
 
@@ -56,7 +61,7 @@ class OpenVINO:
             return full if last else full.transpose(0, 2, 3, 1)
 
         label = f"{layout}, {'2-D' if rank == 4 else '1-D'}"
-        return Candidate(label, lambda: infer(request, {}, True, True), output, _kernels(compiled), (x, y, request))
+        return Candidate(label, lambda: infer(request, {}, True, True), output, _kernels(compiled), tuple(keep))
 
     def _model(self, case: Case, rank: int, last: bool) -> Any:
         op, geo, data = self._op, case.geo, case.data
@@ -65,6 +70,7 @@ class OpenVINO:
         to_first, to_last = ([0, 3, 1, 2], [0, 2, 3, 1]) if rank == 4 else ([0, 2, 1], [0, 2, 1])
         if last:
             x = op.transpose(x, op.constant(np.array(to_first)))
+        x, parameters = self._activation(x, geo.around.before), [parameter]
         strides, dilation = spatial(geo.strides, rank), spatial(geo.dilation, rank)
         weights = depthwise_oihw(data.depthwise).reshape(
             geo.channels, geo.depth_multiplier, 1, *spatial(geo.kernel, rank)
@@ -72,15 +78,23 @@ class OpenVINO:
         pads = spatial(geo.pad_before, rank), spatial(geo.pad_after, rank)
         x = op.group_convolution(x, op.constant(weights), strides, *pads, dilation)
         ones, zeros = [1] * (rank - 2), [0] * (rank - 2)
+        if data.middle_bias is not None:
+            x = op.add(x, op.constant(data.middle_bias.reshape(1, -1, *ones)))
+        x = self._activation(x, geo.around.middle)
         if data.pointwise is not None:
             matrix = pointwise_oihw(data.pointwise).reshape(geo.out_channels, geo.mid_channels, *ones)
             x = op.convolution(x, op.constant(matrix), ones, zeros, zeros, ones)
         if data.bias is not None:
             x = op.add(x, op.constant(data.bias.reshape(1, -1, *ones)))
         x = self._activation(x, geo.activation)
+        if data.residual is not None:
+            other = op.parameter(list(_edge(data.residual, rank, last).shape), np.float32)
+            parameters.append(other)
+            x = op.add(x, op.transpose(other, op.constant(np.array(to_first))) if last else other)
+            x = self._activation(x, geo.around.last)
         if last:
             x = op.transpose(x, op.constant(np.array(to_last)))
-        return self._ov.Model([x], [parameter])
+        return self._ov.Model([x], parameters)
 
     def _activation(self, x: Any, name: str) -> Any:
         op = self._op

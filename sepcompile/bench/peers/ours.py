@@ -30,9 +30,10 @@ class Ours:
         if failure.exists():
             raise PeerError(str(json.loads(failure.read_text(encoding="utf-8"))["reason"]))
         layer = self._package.load(str(case.folder / ARTIFACT), threads=self._threads)
-        x = aligned(own_layout(case.geo, case.data.x))
-        y = aligned_like(layer(x).shape)
-        return [Candidate("artifact", layer.bind(x, out=y), lambda: to_nhwc(case.geo, y), keep=(layer,))]
+        arrays = (case.data.x,) if case.data.residual is None else (case.data.x, case.data.residual)
+        inputs = [aligned(own_layout(case.geo, array)) for array in arrays]
+        y = aligned_like(layer(*inputs).shape)
+        return [Candidate("artifact", layer.bind(*inputs, out=y), lambda: to_nhwc(case.geo, y), keep=(layer,))]
 
 
 def create(settings: Settings) -> Ours:

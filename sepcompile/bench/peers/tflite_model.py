@@ -64,10 +64,10 @@ class _Graph:
         order = self.constant(np.array(perm, dtype=np.int32))
         return self.operator("TRANSPOSE", [x, order], shape, self.s.TransposeOptionsT())
 
-    def finish(self, source: int, target: int) -> bytes:
+    def finish(self, sources: list[int], target: int) -> bytes:
         subgraph = self.s.SubGraphT()
         subgraph.tensors, subgraph.operators = self.tensors, self.operators
-        subgraph.inputs = np.array([source], dtype=np.int32)
+        subgraph.inputs = np.array(sources, dtype=np.int32)
         subgraph.outputs = np.array([target], dtype=np.int32)
         model = self.s.ModelT()
         model.version, model.subgraphs = 3, [subgraph]
@@ -95,7 +95,7 @@ def _flip_shape(shape: tuple[int, ...], tall: bool) -> tuple[int, ...]:
     return (shape[0], shape[2], shape[1], shape[3]) if tall else shape
 
 
-def _depthwise(graph: _Graph, x: int, geo: Geometry, data: CaseData, tall: bool, activation: str) -> int:
+def _depthwise(graph: _Graph, x: int, geo: Geometry, data: CaseData, tall: bool) -> int:
     s = graph.s
     options = s.DepthwiseConv2DOptionsT()
     options.strideH, options.strideW = _flip(geo.strides, tall)
@@ -111,35 +111,46 @@ def _depthwise(graph: _Graph, x: int, geo: Geometry, data: CaseData, tall: bool,
         x = graph.operator("PAD", [x, graph.constant(pads)], shape, s.PadOptionsT())
     weights = data.depthwise.reshape(1, *geo.kernel, geo.mid_channels)
     inputs = [x, graph.constant(_transposed(weights) if tall else weights)]
-    if geo.filters is None:
-        options.fusedActivationFunction = getattr(s.ActivationFunctionType, activation)
-        bias = data.bias if data.bias is not None else np.zeros(geo.mid_channels, dtype=np.float32)
-        inputs.append(graph.constant(bias))
-    else:
-        inputs.append(graph.constant(np.zeros(geo.mid_channels, dtype=np.float32)))
+    activation, bias = (geo.activation, data.bias) if geo.filters is None else (geo.around.middle, data.middle_bias)
+    options.fusedActivationFunction = getattr(s.ActivationFunctionType, FUSED.get(activation, "NONE"))
+    inputs.append(graph.constant(bias if bias is not None else np.zeros(geo.mid_channels, dtype=np.float32)))
     shape = _flip_shape((geo.batch, *geo.out_size, geo.mid_channels), tall)
-    return graph.operator("DEPTHWISE_CONV_2D", inputs, shape, options)
+    return _activation(graph, graph.operator("DEPTHWISE_CONV_2D", inputs, shape, options), activation)
 
 
 def _transposed(weights: Array) -> Array:
     return np.ascontiguousarray(weights.transpose(0, 2, 1, 3))
 
 
-def _pointwise(graph: _Graph, x: int, geo: Geometry, data: CaseData, activation: str) -> int:
+def _pointwise(graph: _Graph, x: int, geo: Geometry, data: CaseData) -> int:
     if data.pointwise is None:
         return x
     s = graph.s
     options = s.Conv2DOptionsT()
     options.padding, options.strideH, options.strideW = s.Padding.VALID, 1, 1
     options.dilationHFactor = options.dilationWFactor = 1
-    options.fusedActivationFunction = getattr(s.ActivationFunctionType, activation)
+    options.fusedActivationFunction = getattr(s.ActivationFunctionType, FUSED.get(geo.activation, "NONE"))
     weights = graph.constant(np.ascontiguousarray(data.pointwise.T)[:, None, None, :])
     bias = data.bias if data.bias is not None else np.zeros(geo.out_channels, dtype=np.float32)
     shape = (*graph.shape(x)[:3], geo.out_channels)
-    return graph.operator("CONV_2D", [x, weights, graph.constant(bias)], shape, options)
+    result = graph.operator("CONV_2D", [x, weights, graph.constant(bias)], shape, options)
+    return _activation(graph, result, geo.activation)
+
+
+def _residual(graph: _Graph, x: int, other: int, activation: str) -> int:
+    options = graph.s.AddOptionsT()
+    options.fusedActivationFunction = getattr(graph.s.ActivationFunctionType, FUSED.get(activation, "NONE"))
+    return _activation(graph, graph.operator("ADD", [x, other], graph.shape(x), options), activation)
+
+
+def _before(graph: _Graph, x: int, name: str) -> int:
+    """An activation that no operator before it can take in."""
+    fused = FUSED.get(name, "NONE")
+    return graph.operator(fused, [x], graph.shape(x)) if fused != "NONE" else _activation(graph, x, name)
 
 
 def _activation(graph: _Graph, x: int, name: str) -> int:
+    """Those that are operators of their own."""
     shape = graph.shape(x)
     if name == "elu":
         return graph.operator("ELU", [x], shape)
@@ -159,9 +170,11 @@ def build_model(geo: Geometry, data: CaseData, *, tall: bool = False) -> bytes:
         x = graph.transpose(source, (0, 2, 3, 1))
     else:
         x = source = graph.tensor(shape)
-    fused = FUSED.get(geo.activation, "NONE")
-    x = _depthwise(graph, x, geo, data, tall, fused)
-    x = _activation(graph, _pointwise(graph, x, geo, data, fused), geo.activation)
+    sources = [source]
+    x = _pointwise(graph, _depthwise(graph, _before(graph, x, geo.around.before), geo, data, tall), geo, data)
+    if geo.around.residual:
+        sources.append(graph.tensor(graph.shape(x)))
+        x = _residual(graph, x, sources[1], geo.around.last)
     if geo.channels_first:
         x = graph.transpose(x, (0, 3, 1, 2))
-    return graph.finish(source, x)
+    return graph.finish(sources, x)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command("bench", short_help="Race compiled layers against other libraries on this machine.")
+@click.argument("model", required=False)
+@click.option("--model", "model_option", metavar="PATH", help="The same as MODEL.")
+@click.option("--every-block", is_flag=True, help="Of MODEL also the blocks that are like another one.")
 @click.option("--suite", default="dev", metavar="NAME|FILE", help="dev, held-out, or a JSON file of layers.")
-@click.option("--layer", "only", multiple=True, metavar="NAME", help="Only this layer of the suite; repeatable.")
+@click.option("--layer", "only", multiple=True, metavar="NAME", help="Only this row, or pattern of MODEL; repeatable.")
 @click.option("--peer", "peers", multiple=True, metavar="NAME", help="Only this peer; repeatable.")
 @click.option("--peer-python", default=sys.executable, metavar="PATH", help="The Python that has the peers installed.")
 @click.option("--threads", type=click.IntRange(1), multiple=True, default=(1,), help="Thread count; repeatable.")
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
+    model: str | None,
+    model_option: str | None,
+    every_block: bool,
     emulate: bool,
     sysroot: Path | None,
     html_file: Path | None,
@@ -42,7 +48,10 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Time the layers of a suite beside every installed peer, in interleaved rounds, outputs checked.
+    """Time the layers of a suite, or the blocks of MODEL, beside every installed peer, in interleaved rounds.
+
+    MODEL is a .keras or .h5 file, or the JSON of to_json(). Each kind of separable block in it is compiled and raced as
+    a whole; peers get it with BatchNormalization folded. Outputs are checked.
 
     Peers: LiteRT, OpenVINO, ONNX Runtime, PyTorch, torch.compile, JAX, ncnn, MNN. The exit code is 1 if any output was
     wrong.
@@ -54,15 +63,27 @@ def command(
     Examples:
       sepcompile bench --suite dev --layer mnv1_b5 --threads 1 --threads 2
       sepcompile bench --target cortex-a72 --emulate
+      sepcompile bench model.keras --layer 'block_1_*'
     """
+    source = model or model_option
+    if model and model_option:
+        raise click.UsageError("MODEL is given twice")
+    if source and emulate:
+        raise click.UsageError("--emulate is for the layers of a suite")
     if emulate and html_file is not None:
         raise click.UsageError("--html is a page of times; --emulate has none, but --output and --json")
     if sysroot is not None and not emulate:
         raise click.UsageError("--sysroot is for --emulate")
     from sepcompile import bench
+    from sepcompile.bench import model_blocks
     from sepcompile.bench.output import to_json
 
     try:
+        if source:
+            found = model_blocks.find(source, values.pop("only"), every=every_block)
+            for note in found.notes:
+                click.echo(note, err=True)
+            values |= {"blocks": found.rows, "suite": f"blocks of {Path(source).name}"}
         asked = bench.BenchOptions(**values, progress=lambda message: click.echo(message, err=True))
         if emulate:
             ctx.exit(_emulate(asked, sysroot, json_file, as_json))
