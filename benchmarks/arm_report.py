@@ -25,8 +25,8 @@ HEAD = """# Layers on emulated Arm cores, beside XNNPACK
 Written by `benchmarks/arm_report.py`. {note}
 
 Each figure is ours over XNNPACK's (LiteRT's wheel for aarch64, which takes the machine for the core), one thread,
-caches warm; below 1 is better for us. *pointwise* and *depthwise* are the share of the core's multiply-add peak that our
-inner loops reach in the first of the models named, in percent; *spills* the stack accesses in them.
+caches warm; below 1 is better for us. *pointwise* and *depthwise* are the share of the core's multiply-add peak that
+our inner loops reach in the first of the models named, in percent; *spills* the stack accesses in them.
 """
 
 
