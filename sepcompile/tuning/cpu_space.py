@@ -28,6 +28,12 @@ _BLOCK_COLUMNS = (16, 24, 32, 40, 48, 64, 80, 100, 128, 160, 200, 256)
 _TILE_COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)
 _TAPS = (1, 2, 3, 5, 7, 8, 9, 11, 13, 15)
 _MOST_TILE_VECTORS = 6
+# Knobs that stand alone. A few values of each are enough, since ``check_record`` rejects what does not go together.
+_OTHERS: Mapping[str, tuple[object, ...]] = {
+    "depthwise_order": ("pixel", "channel"),
+    "tile_group": (1, 2, 4),
+    "tile_groups": (1, 2, 4),
+}
 
 
 def build(form: Form, target: Target, batch: int | None) -> Space[Schedule]:
@@ -81,6 +87,9 @@ def _axes(form: Form, machine: Machine, default: Schedule) -> Iterator[Axis]:
         yield axis("depthwise_lanes", some, "depthwise_lanes")
     for flag in _flags(form):
         yield axis(flag, ({flag: value} for value in (False, True)), flag)
+    for name, values in _OTHERS.items() if form.pointwise is not None else ():
+        if name in own:
+            yield axis(name, ({name: value} for value in values), name)
 
 
 def _flags(form: Form) -> list[str]:
