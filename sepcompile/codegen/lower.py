@@ -130,7 +130,7 @@ def _add_layer(kernels: _Kernels, layer: Layer, source: str, result: str) -> Non
         between = kernels.buffer("depthwise", layer.scratch_view.size * 4)
         first, second = split_kernels(layer, source, between, result)
         depthwise_macs = form.out_height * form.out_width * form.depthwise_channels * form.taps
-        tasks = layer.panels if record.order == "panel" else layer.pixel_tiles
+        tasks = layer.panels * record.tile_groups if record.order == "panel" else layer.pixel_tiles
         kernels.add(first, lambda k: schedule_depthwise(k, layer, "D"), layer.depthwise_tasks, depthwise_macs)
         kernels.add(second, lambda k: schedule_pointwise(k, layer), tasks, form.macs - depthwise_macs)
     else:

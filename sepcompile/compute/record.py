@@ -32,6 +32,8 @@ class Schedule:
     k_unroll: input channels of the pointwise stage unrolled.
     order: ``pixel`` walks the weight panels inside a pixel tile, ``panel`` the pixel tiles inside a weight panel.
     split: depthwise and pointwise as two kernels with the whole image between them.
+    tile_groups: of a split layer that walks panels first, in how many groups of consecutive pixel tiles it does so, one
+        after the other: what a group reads stays in a cache that does not hold the image.
     """
 
     lanes: int
@@ -44,6 +46,7 @@ class Schedule:
     unroll_rows: bool
     staged: bool
     depthwise_order: str = "pixel"
+    tile_groups: int = 1
     tile_pixels: int = 1
     tile_vectors: int = 1
     k_unroll: int = 1

@@ -26,7 +26,7 @@ _L1_MISS, _L2_MISS = 1.0, 30.0
 # Of an instruction that is no multiply-add, and of the loads and stores that begin and end a register tile.
 _INSTRUCTION, _TILE_ENDS = 0.15, 6.0
 # Of a cache, how much of it a block may count on.
-_SHARE = 0.85
+_SHARE = 0.9
 
 
 def choose(form: Form, machine: Machine) -> Schedule:
@@ -54,6 +54,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
         k_unroll=_k_unroll(form, machine, plan),
         order=plan.order,
         split=plan.split,
+        tile_groups=plan.groups,
     )
 
 
@@ -115,6 +116,7 @@ class _Plan:
     tile: _Tile
     order: str
     split: bool
+    groups: int = 1
 
 
 def _plans(form: Form, machine: Machine) -> Iterator[_Plan]:
@@ -128,8 +130,11 @@ def _plans(form: Form, machine: Machine) -> Iterator[_Plan]:
             yield _Plan(rows, columns, tile, "pixel", False)
             yield _Plan(rows, columns, tile, "panel", False)
             if (rows, columns) == whole and form.macs >= SMALL_MACS:
-                yield _Plan(rows, columns, tile, "panel", True)
                 yield _Plan(rows, columns, tile, "pixel", True)
+                tiles_of_image = -(-rows * columns // tile.pixels)
+                for groups in (1, 2, 3, 4, 5, 6, 7, 8):
+                    if tiles_of_image % groups == 0:
+                        yield _Plan(rows, columns, tile, "panel", True, groups)
 
 
 def _tiles(machine: Machine, vectors: int) -> Iterator[_Tile]:
@@ -166,7 +171,7 @@ def _cost(form: Form, machine: Machine, plan: _Plan) -> float:
     tiles = -(-pixels // plan.tile.pixels)
     product = blocks * panels * tiles * _tile_cycles(form, machine, plan.tile)
     depthwise = blocks * pixels * -(-form.depthwise_channels // 4) * form.taps / machine.fma_ports * 1.4
-    tasks = (tiles if plan.order == "pixel" else panels) if plan.split else blocks
+    tasks = (tiles if plan.order == "pixel" else panels * plan.groups) if plan.split else blocks
     waiting = -(-tasks // machine.cores) * machine.cores / tasks
     threads = 1.0 if machine.cores == 1 or form.macs < SMALL_MACS else 0.5 + 0.5 * waiting
     return (product + depthwise) * threads + _misses(form, machine, plan, blocks, panels, tiles)
@@ -185,26 +190,30 @@ def _tile_cycles(form: Form, machine: Machine, tile: _Tile) -> float:
 
 def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int, tiles: int) -> float:
     """Cycles for what the caches miss: weights and depthwise results, as often as the order of loops reads them."""
+    image = plan.rows * plan.columns * form.depthwise_channels * 4
     weights = form.depthwise_channels * form.out_channels * 4
-    between = plan.rows * plan.columns * form.depthwise_channels * 4
-    panel, tile = weights / panels, between / tiles
-    output = plan.rows * plan.columns * form.out_channels * 4
+    # What is walked before the weights come again, and how often that is.
+    between, rounds = image / plan.groups, blocks * plan.groups
+    output = plan.rows * plan.columns * form.out_channels * 4 / plan.groups
+    panel, tile = weights / panels, image / tiles
     l1, l2 = machine.l1_bytes * _SHARE, machine.l2_bytes * _SHARE
     if plan.order == "panel":
-        # The block's pixels are read once for each panel; the panel stays in the first level meanwhile.
-        reads, stays = panels * between, panel + tile
+        # The pixels are read once for each panel; the panel stays in the first level meanwhile.
+        reads = panels * between
         first = weights + (reads if between + panel > l1 else between)
+        if plan.tile.vectors % 4:
+            # Two panels write parts of one cache line, one image pixel after the other: more ways of a set are taken.
+            l2 *= _SHARE
         again = (panels - 1) * between if between + panel + output / panels > l2 else 0.0
-        streamed = (blocks - 1) * weights if weights + between + output > l2 else 0.0
     else:
-        reads, stays = tiles * weights, tile + panel
+        reads = tiles * weights
         first = between + (reads if weights + tile > l1 else weights)
         again = (tiles - 1) * weights if weights + 2 * tile > l2 else 0.0
-        streamed = (blocks - 1) * weights if weights + between + output > l2 else 0.0
-    if stays > l1:
+    if tile + panel > l1:
         first += reads
-    stored = between if plan.split and between > l2 else 0.0
-    return (blocks * first * _L1_MISS + (blocks * again + streamed + stored) * _L2_MISS) / _LINE
+    streamed = (rounds - 1) * weights if weights + between + output > l2 else 0.0
+    stored = 2 * image if plan.split and image > l2 else 0.0
+    return (rounds * first * _L1_MISS + (rounds * again + streamed + stored) * _L2_MISS) / _LINE
 
 
 def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:

@@ -48,7 +48,10 @@ def schedule_depthwise(kernel: KernelIR, layer: Layer, output: str) -> Any:
 
 
 def schedule_pointwise(kernel: KernelIR, layer: Layer) -> Any:
-    """Scheduled PrimFunc of a split layer's pointwise kernel; one task is one weight panel or one pixel tile."""
+    """Scheduled PrimFunc of a split layer's pointwise kernel.
+
+    One task is one weight panel for a group of pixel tiles, or one pixel tile for all panels.
+    """
     s = Transform(kernel.func)
     loops = _pointwise(s, layer)
     s.parallel(loops.outer)
@@ -67,8 +70,13 @@ def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
     record = layer.record
     output = s.get_sblock("O")
     block, panel, tile, pixel, vector, lane = s.get_loops(output)
-    outer, inner = (tile, panel) if record.order == "pixel" else (panel, tile)
-    s.reorder(block, outer, inner, pixel, vector, lane)
+    if record.tile_groups > 1:
+        group, inner = s.split(tile, [record.tile_groups, None])
+        s.reorder(block, group, panel, inner, pixel, vector, lane)
+        outer = s.fuse(group, panel)
+    else:
+        outer, inner = (tile, panel) if record.order == "pixel" else (panel, tile)
+        s.reorder(block, outer, inner, pixel, vector, lane)
     s.vectorize(lane)
     sums = s.get_sblock("G")
     if not layer.form.final.is_light:

@@ -48,6 +48,7 @@ def _upper_limits(record: Schedule, form: Form, machine: Machine) -> dict[str, i
     }
     if form.pointwise is not None:
         limits["tile_pixels"] = record.rows * record.columns
+        limits["tile_groups"] = record.rows * record.columns
         limits["tile_vectors"] = -(-form.out_channels // record.lanes)
     return limits
 
@@ -58,6 +59,11 @@ def _check_blocks(record: Schedule, form: Form) -> None:
     whole = record.rows == form.out_height and record.columns == form.out_width
     if record.split and (form.pointwise is None or not whole):
         raise ScheduleError("schedule: split=True needs a pointwise stage, and rows and columns of the whole output")
+    tiles = -(-record.rows * record.columns // record.tile_pixels)
+    if record.tile_groups > 1 and (not record.split or record.order != "panel" or tiles % record.tile_groups):
+        raise ScheduleError(
+            f"schedule: tile_groups={record.tile_groups} needs split=True, order='panel' and a divisor of {tiles} tiles"
+        )
     scratch = record.rows * record.columns * form.depthwise_channels * 4
     if form.pointwise is not None and scratch > MOST_SCRATCH_BYTES and not record.split:
         raise ScheduleError(f"schedule: rows={record.rows} needs {scratch} bytes of scratch, over {MOST_SCRATCH_BYTES}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from sepcompile.codegen.data import render
 from sepcompile.codegen.link import compile_c, link_objects
+from sepcompile.errors import ScheduleError
+from sepcompile.schedule import choose
 from sepcompile.targets import Target, get_target, list_targets
 from tests.arm.unicorn_run import EmulatedKernels, EmulationError, Emulator
 from tests.compile.cases import (
@@ -70,6 +73,25 @@ def test_any_schedule_that_fits_is_bit_exact(case: Case, target: Target) -> None
         record = random_record(form_of(layer), target.machine, rng)
         y = EmulatedKernels(build(layer, target, record), target).run(x, "float32", at_end=rng.random() < 0.5)
         np.testing.assert_array_equal(y.reshape(reference.shape), reference, err_msg=str(record))
+
+
+@pytest.mark.parametrize("target", named("cortex-a72", "armv7-neon"))
+@pytest.mark.parametrize("groups", [2, 4, 16])
+def test_groups_of_tiles_are_bit_exact(groups: int, target: Target) -> None:
+    layer = with_integers(read("SeparableConv2D", {"filters": 36, "kernel_size": 3}, (None, 9, 11, 12), **K3))
+    x = image(layer, integers=True)
+    reference, _ = expected(layer, x)
+    plain = choose(form_of(layer), target)
+    record = dataclasses.replace(
+        plain, rows=7, split=True, order="panel", tile_pixels=4, tile_vectors=2, tile_groups=groups
+    )
+    with pytest.raises(ScheduleError, match="tile_groups=5 needs"):
+        build(layer, target, dataclasses.replace(record, tile_groups=5))
+    kernels = EmulatedKernels(build(layer, target, record), target)
+    assert kernels.plan.steps[-1].tasks == groups * 5
+    for by_task in (False, True):
+        y = kernels.run(x, "float32", by_task=by_task)
+        np.testing.assert_array_equal(y.reshape(reference.shape), reference)
 
 
 @pytest.mark.parametrize("target", named("cortex-a76", "cortex-a7"))

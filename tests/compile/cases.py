@@ -108,6 +108,8 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
     wide = lanes(form.out_channels)
     registers = machine.tile_registers
     vectors = rng.randint(1, min(5, -(-form.out_channels // wide)))
+    pixels = rng.randint(1, min(rows * columns, max(1, (registers - 1 - vectors) // vectors)))
+    order, tiles = rng.choice(["pixel", "panel"]), -(-rows * columns // pixels)
     return Schedule(
         lanes=wide,
         depthwise_lanes=lanes(form.depthwise_channels),
@@ -119,9 +121,10 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
         unroll_rows=rng.random() < 0.5,
         staged=rng.random() < 0.5,
         depthwise_order=rng.choice(["pixel", "channel"]),
-        tile_pixels=rng.randint(1, min(rows * columns, max(1, (registers - 1 - vectors) // vectors))),
+        tile_pixels=pixels,
         tile_vectors=vectors,
         k_unroll=rng.choice([1, 2, 4, 8]),
-        order=rng.choice(["pixel", "panel"]),
+        order=order,
         split=split,
+        tile_groups=rng.choice([n for n in (1, 2, 3, 5) if tiles % n == 0]) if split and order == "panel" else 1,
     )
