@@ -21,6 +21,7 @@ _EXPORTS = {
     "run": "main",
     "write_html": "html",
     "write_json": "output",
+    "write_report": "html",
 }
 
 __all__ = sorted(_EXPORTS)

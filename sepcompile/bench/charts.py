@@ -74,18 +74,27 @@ def roofline(report: BenchReport, threads: int) -> str:
     for item in report.ceilings.bandwidth:
         if item.threads == threads:
             parts.append(plot.roof(item.read_gbs, peak, item.level))
-    parts += [plot.dot(row) for row in rows]
+    parts += [plot.dot(row) for row in sorted(rows, key=lambda row: row.macs / row.bytes_moved)]
     return _svg(plot.height, parts, f"roofline, {threads} threads")
 
 
 class _Plot:
     """A doubly logarithmic plot of the roofline."""
 
-    left, right, top, height, bottom = 60, WIDTH - 20, 20, 420, 380
+    left, right, top, height, bottom = 60, WIDTH - 20, 30, 420, 380
     x_range = (0.1, 400.0)
 
     def __init__(self, peak: float) -> None:
         self.y_range = (peak / 300, peak * 1.6)
+        self._labels: list[tuple[float, float, float]] = []
+
+    def label(self, x: float, y: float, text: str, extra: str, step: float) -> str:
+        """A text at this place, or as many steps up or down as it takes to cover no other."""
+        left, width = x - 3 * len(text) * ("middle" in extra), 5.5 * len(text)
+        while any(abs(y - b) < abs(step) and left < a + w and a < left + width for a, b, w in self._labels):
+            y += step
+        self._labels.append((left, y, width))
+        return _text(x, y, text, extra)
 
     def x(self, value: float) -> float:
         low, high = (math.log(v) for v in self.x_range)
@@ -114,7 +123,8 @@ class _Plot:
         start, ridge = self.x_range[0], min(max(peak / gbs, self.x_range[0]), self.x_range[1])
         points = [(start, start * gbs), (ridge, min(ridge * gbs, peak)), (self.x_range[1], peak)]
         path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
-        label = _text(self.x(ridge), self.y(peak) - 6, f"{level} {gbs:.0f} GB/s", 'class="tick" text-anchor="middle"')
+        middle = 'class="tick" text-anchor="middle"'
+        label = self.label(self.x(ridge), self.y(peak) - 6, f"{level} {gbs:.0f} GB/s", middle, -11)
         return f'<polyline points="{path}" class="roof"/>{label}'
 
     def dot(self, row: Row) -> str:
@@ -123,4 +133,4 @@ class _Plot:
         share = f", {100 * row.peak_fraction:.0f}% of peak" if row.peak_fraction else ""
         title = f"{row.layer}: {row.gflops:.0f} GFLOP/s{share}"
         shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{COLOURS[0]}"><title>{escape(title)}</title></circle>'
-        return shape + _text(x + 6, y + 3, row.layer, 'class="dot"')
+        return shape + self.label(x + 6, y + 3, row.layer, 'class="dot"', 9)

@@ -1,19 +1,20 @@
-"""The report as one HTML file: no script, nothing fetched."""
+"""Reports as one HTML file each: no script, nothing fetched."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sepcompile.bench import charts
+from sepcompile.bench import charts, curves
 from sepcompile.bench.errors import BenchError
 from sepcompile.bench.report import BenchReport
+from sepcompile.bench.tuned import LayerTuning
 
-TEMPLATE = "bench_report.html.j2"
+TEMPLATE, TUNING_TEMPLATE = "bench_report.html.j2", "report.html.j2"
 
 
 def _templates() -> Path:
@@ -30,13 +31,27 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def render_html(report: BenchReport) -> str:
-    """The page as text."""
+    """The page of a race as text."""
+    return _render(TEMPLATE, _context(report))
+
+
+def render_report(report: BenchReport, tuned: Sequence[LayerTuning]) -> str:
+    """The page about our own layers as text: rooflines, searches, knobs."""
+    items = []
+    for item in tuned:
+        svg = "" if item.curve is None else curves.tuning_curve(item.curve, f"search for {item.layer}")
+        items.append({**vars(item), "svg": svg})
+    searched = sum(item.curve is not None for item in tuned)
+    return _render(TUNING_TEMPLATE, {**_context(report), "tuned": items, "searched": searched})
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(_templates()), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["number"] = _number
-    return environment.get_template(TEMPLATE).render(_context(report))
+    return environment.get_template(template).render(context)
 
 
 def _context(report: BenchReport) -> Mapping[str, Any]:
@@ -59,6 +74,15 @@ def _context(report: BenchReport) -> Mapping[str, Any]:
 
 
 def write_html(report: BenchReport, path: Path | str) -> None:
-    """Write the page, self-contained."""
+    """Write the page of a race, self-contained."""
+    _write(render_html(report), path)
+
+
+def write_report(report: BenchReport, tuned: Sequence[LayerTuning], path: Path | str) -> None:
+    """Write the page about our own layers, self-contained."""
+    _write(render_report(report, tuned), path)
+
+
+def _write(text: str, path: Path | str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(render_html(report), encoding="utf-8")
+    Path(path).write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sepcompile.cli import options, output
 
 if TYPE_CHECKING:
     from sepcompile.bench.options import BenchOptions
+    from sepcompile.bench.report import BenchReport
 
 
 @click.command("bench", short_help="Race compiled layers against other libraries on this machine.")
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--emulate", is_flag=True, help="Count instructions and cache misses under emulation; no times.")
 @click.option("--sysroot", type=click.Path(path_type=Path), help="For --emulate: what `make arm-sysroot` made.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with charts and the roofline.")
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write a page of searches and knobs.")
 @click.option("--output", "json_file", type=click.Path(path_type=Path), help="Write every figure as JSON.")
 @options.json_option
 @click.pass_context
@@ -44,6 +47,7 @@ def command(
     emulate: bool,
     sysroot: Path | None,
     html_file: Path | None,
+    report_file: Path | None,
     json_file: Path | None,
     as_json: bool,
     **values: Any,
@@ -64,14 +68,15 @@ def command(
       sepcompile bench --suite dev --layer mnv1_b5 --threads 1 --threads 2
       sepcompile bench --target cortex-a72 --emulate
       sepcompile bench model.keras --layer 'block_1_*'
+      sepcompile bench --suite dev --report report.html
     """
     source = model or model_option
     if model and model_option:
         raise click.UsageError("MODEL is given twice")
     if source and emulate:
         raise click.UsageError("--emulate is for the layers of a suite")
-    if emulate and html_file is not None:
-        raise click.UsageError("--html is a page of times; --emulate has none, but --output and --json")
+    if emulate and (html_file or report_file):
+        raise click.UsageError("--html and --report are pages of times; --emulate has none, but --output and --json")
     if sysroot is not None and not emulate:
         raise click.UsageError("--sysroot is for --emulate")
     from sepcompile import bench
@@ -87,7 +92,7 @@ def command(
         asked = bench.BenchOptions(**values, progress=lambda message: click.echo(message, err=True))
         if emulate:
             ctx.exit(_emulate(asked, sysroot, json_file, as_json))
-        report = bench.run(asked)
+        report = bench.run(asked) if report_file is None else _run_and_report(asked, report_file)
         if json_file is not None:
             bench.write_json(report, json_file)
         if html_file is not None:
@@ -101,6 +106,16 @@ def command(
     else:
         bench.render_table(report)
     ctx.exit(1 if report.wrong() else 0)
+
+
+def _run_and_report(asked: BenchOptions, path: Path) -> BenchReport:
+    """Race, and write the page while the artifacts are there."""
+    from sepcompile.bench import html, main, tuned
+
+    with main.work_folder(asked) as folder:
+        report = main.run(replace(asked, work_dir=folder))
+        html.write_report(report, tuned.collect(asked, report.layers, folder), path)
+    return report
 
 
 def _emulate(asked: BenchOptions, sysroot: Path | None, json_file: Path | None, as_json: bool) -> int:
