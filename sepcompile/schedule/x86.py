@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes, window
+from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
@@ -122,16 +122,17 @@ class _DepthwiseTile:
 
 def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     kw = form.depthwise.kernel_size[1]
-    staged = kw >= LONG_KERNEL or not repeats_lanes(form, machine)
-    # Accumulators enough to hide the latency of two FMA ports; a long kernel's window has taps to reload besides.
+    if kw >= LONG_KERNEL or not repeats_lanes(form, machine):
+        # One tap after the other from the staged copy: LLVM keeps a window of several in memory rather than registers.
+        return _DepthwiseTile(10 if machine.vector_registers >= 32 else 8, taps=1, staged=True)
+    # Accumulators enough to hide the latency of two FMA ports.
     columns = min(7, machine.vector_registers // 2 - 2)
-    if staged or kw >= 7:
-        columns = 10 if staged else max(8, machine.vector_registers // 2 - 2)
-    if form.depthwise.dilation_rate[1] > 1 and not staged:
+    if kw >= 7:
+        columns = max(8, machine.vector_registers // 2 - 2)
+    if form.depthwise.dilation_rate[1] > 1:
         # Neighbouring outputs share no input, and each tap's bounds are tested for each output of the tile.
         columns = 2
-    taps = kw if kw < LONG_KERNEL else window(kw)
-    return _DepthwiseTile(columns, taps, staged)
+    return _DepthwiseTile(columns, taps=kw, staged=False)
 
 
 def _blocks(form: Form, machine: Machine, split: bool) -> Iterator[tuple[int, int]]:
