@@ -26,7 +26,8 @@ Written by `benchmarks/arm_report.py`. {note}
 
 Each figure is ours over XNNPACK's (LiteRT's wheel for aarch64, which takes the machine for the core), one thread,
 caches warm; below 1 is better for us. *pointwise* and *depthwise* are the share of the core's multiply-add peak that
-our inner loops reach in the first of the models named, in percent; *spills* the stack accesses in them.
+our inner loops reach in the first of the models named, in percent; *stack* their stores to and loads from the stack: a
+store is a sum that found no register, a load without one a constant that was put there before the loop.
 """
 
 
@@ -44,7 +45,7 @@ def section(report: reports.EmulationReport) -> str:
         f"L1 {report.l1[0] // 1024} KB, {report.l1[1]} ways; L2 {report.l2[0] // 1024} KB, {report.l2[1]} ways; "
         f"{report.peer}; {', '.join(report.tools.values())}.\n",
         "Geometric means: " + ", ".join(f"{n} {value:.3f}" for n, value in zip(names, means, strict=True)) + ".\n",
-        f"| layer | {' | '.join(names)} | pointwise | depthwise | spills |",
+        f"| layer | {' | '.join(names)} | pointwise | depthwise | stack |",
         "|---" * (len(names) + 4) + "|",
     ]
     for row in report.rows:
@@ -54,10 +55,12 @@ def section(report: reports.EmulationReport) -> str:
 
 
 def loops(figures: Figures | None, models: tuple[str, ...]) -> list[str]:
-    """Percent of peak of each stage in the first model, and the spills of both."""
+    """Percent of peak of each stage in the first model, and the stack stores and loads of both."""
     found = {loop.kind: loop for loop in figures.loops} if figures is not None else {}
     percents = [f"{found[k].peak_percent[models[0]]:.0f}" if k in found and models else "-" for k in KINDS]
-    return [*percents, str(sum(loop.stack_accesses for loop in found.values())) if found else "-"]
+    stores = sum(loop.stack_stores for loop in found.values())
+    accesses = sum(loop.stack_accesses for loop in found.values())
+    return [*percents, f"{stores} + {accesses - stores}" if found else "-"]
 
 
 def main() -> int:

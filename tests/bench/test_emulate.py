@@ -65,6 +65,14 @@ def test_a_loop_that_a_page_cuts_is_whole_again() -> None:
     assert sum(b.instructions for b in (whole, rest)) == sum(b.instructions for b in (head, tail, other))
 
 
+def test_a_long_block_is_whole_again_where_another_starts_inside_it() -> None:
+    """qemu cuts straight code after some 90 instructions; a loop that enters it elsewhere is cut elsewhere."""
+    first, second = block(0x1000, 9, "1f2003d5", "1f2003d5"), block(0x1008, 9, "1f2003d5")
+    inside = block(0x1004, 4, "1f2003d5", "1f2003d5")
+    whole, entered = counts.joined([first, inside, second])
+    assert (whole.count, len(whole.code)) == (9, 3) and entered == inside
+
+
 def test_ranges_come_from_the_memory_map() -> None:
     maps = (
         "5500000000-5500003000 r-xp 00000000 08:01 12 /w/lib/aarch64/layer.so\n"
@@ -128,7 +136,7 @@ def test_spills_and_peak_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.l1_misses, found.l2_misses) == (7, 4)
     assert found.cycles == {"cortex-a72": 710.0, "neoverse-n1": 710.0}
     pointwise, depthwise = found.loops
-    assert (pointwise.kind, pointwise.stack_accesses) == ("pointwise", 2)
+    assert (pointwise.kind, pointwise.stack_accesses, pointwise.stack_stores) == ("pointwise", 2, 1)
     assert pointwise.peak_percent == {"cortex-a72": 80.0, "neoverse-n1": 40.0}
     assert (depthwise.kind, depthwise.stack_accesses) == ("depthwise", 0)
     assert depthwise.peak_percent["cortex-a72"] == 25.0
@@ -387,6 +395,7 @@ def test_counts_of_this_architecture() -> None:
     assert first.rows[0].xnnpack.status == "absent"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_sysroot(), reason="no qemu-aarch64 or no sysroot (`make arm-sysroot`)")
 @needs_llvm
 def test_counts_beside_xnnpack() -> None:

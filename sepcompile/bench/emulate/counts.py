@@ -72,19 +72,24 @@ def within(blocks: Iterable[Block], ranges: Sequence[Range]) -> list[Block]:
 
 
 def joined(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks that always run together, as one: qemu ends a block at every page, in the midst of a loop.
+    """Blocks that always run together, as one: qemu ends a block at every page and after some 90 instructions.
 
-    Two are one where the second starts at the first's end, nothing else starts or ends there, and both ran equally
-    often. ``blocks`` are in order of their addresses.
+    Two are one where the second starts at the first's end and both ran equally often. ``blocks`` are in order of their
+    addresses.
     """
-    result: list[Block] = []
-    for block in blocks:
-        before = result[-1] if result else None
-        if before is not None and before.end == block.address and before.count == block.count:
-            sums = _added(before, block)
-            result[-1] = replace(sums, count=block.count, code=before.code + block.code)
-        else:
-            result.append(block)
+    starting: dict[tuple[int, int], list[int]] = {}
+    for index, block in enumerate(blocks):
+        starting.setdefault((block.address, block.count), []).append(index)
+    result, taken = [], set()
+    for index, block in enumerate(blocks):
+        if index in taken:
+            continue
+        taken.add(index)
+        while after := [i for i in starting.get((block.end, block.count), ()) if i not in taken]:
+            taken.add(after[0])
+            sums = _added(block, blocks[after[0]])
+            block = replace(sums, count=block.count, code=block.code + blocks[after[0]].code)
+        result.append(block)
     return result
 
 

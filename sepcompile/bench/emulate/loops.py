@@ -15,6 +15,7 @@ MULTIPLY_ADD = re.compile(r"(fmla|fmls)\s+v|(vfma|vmla|vfms|vmls)\.f32\s+[qd]|vf
 # One factor is a lane of a register or a broadcast value: the sums of a pointwise tile. Else both are vectors.
 BY_LANE = re.compile(r"\.s\[\d\]$|d\d+\[\d\]$|\{1to\d+\}|\tvbroadcastss|^vbroadcastss")
 STACK = re.compile(r"\[sp\b|\(%rsp")
+STACK_STORE = re.compile(r"(st[rp]\s|vstr|vst1|vstm|push).*\[?sp\b|v?mov[a-z0-9]*\s.*%[a-z0-9]+, -?\w*\(%rsp")
 # Loops that do less than this share of a kind's multiply-adds are edges.
 EDGE = 0.02
 KINDS = ("pointwise", "depthwise")
@@ -24,14 +25,16 @@ KINDS = ("pointwise", "depthwise")
 class Loop:
     """The multiply-add blocks of one kind: how often in percent of peak they multiply and add, per model.
 
-    ``stack_accesses``: loads and stores of the stack in them, in the block that has most: spilled registers.
-    ``share``: their part of all instructions of the run.
+    ``stack_accesses``: loads and stores of the stack in them, in the block that has most. ``stack_stores``: the stores
+    alone, which are sums that found no register; a load without one reads a constant, such as a weight of a long kernel,
+    that was put there before the loop. ``share``: their part of all instructions of the run.
     """
 
     kind: str
     peak_percent: dict[str, float]
     stack_accesses: int
     share: float
+    stack_stores: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,5 +104,6 @@ def _loop(modelled: Sequence[Modelled], kind: str, models: Sequence[str], instru
     percent = {
         model: 100 * done / (PORTS[model] * sum(m.cycles[model] * m.block.count for m in hot)) for model in models
     }
-    spills = max(sum(STACK.search(line) is not None for line in m.text) for m in hot)
-    return Loop(kind, percent, spills, sum(m.block.instructions for m in hot) / max(1, instructions))
+    accesses = max(sum(STACK.search(line) is not None for line in m.text) for m in hot)
+    stores = max(sum(STACK_STORE.match(line) is not None for line in m.text) for m in hot)
+    return Loop(kind, percent, accesses, sum(m.block.instructions for m in hot) / max(1, instructions), stores)

@@ -59,12 +59,12 @@ def _own(side: Side, models: tuple[str, ...]) -> list[str]:
 
 def _loops(report: EmulationReport) -> Table:
     """Percent of the multiply-add peak in inner loops, ours | XNNPACK's, and what of ours spills."""
-    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; spilled registers of ours")
+    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; stack stores + loads of ours")
     table.add_column("layer")
     for kind in KINDS:
         for model in report.models:
             table.add_column(f"{kind} {SHORT[model]}", justify="right")
-        table.add_column("spills", justify="right")
+        table.add_column("stack", justify="right")
     for row in report.rows:
         table.add_row(row.layer, *(cell for kind in KINDS for cell in _loop_cells(row, kind, report.models)))
     return table
@@ -73,7 +73,7 @@ def _loops(report: EmulationReport) -> Table:
 def _loop_cells(row: Row, kind: str, models: tuple[str, ...]) -> list[str]:
     cells = [f"{_peak(row.ours.figures, kind, model)} | {_peak(row.xnnpack.figures, kind, model)}" for model in models]
     loop = next((loop for loop in row.ours.figures.loops if loop.kind == kind), None) if row.ours.figures else None
-    return [*cells, "-" if loop is None else str(loop.stack_accesses)]
+    return [*cells, "-" if loop is None else f"{loop.stack_stores} + {loop.stack_accesses - loop.stack_stores}"]
 
 
 def _peak(figures: Figures | None, kind: str, model: str) -> str:
