@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sepcompile.compute.record import Schedule
     from sepcompile.errors import SepcompileError
     from sepcompile.live import optimize
+    from sepcompile.signing import sign
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "list_targets",
     "load",
     "optimize",
+    "sign",
     "tune",
     "verify",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "Schedule": "sepcompile.compute.record",
     "SepcompileError": "sepcompile.errors",
     "optimize": "sepcompile.live",
+    "sign": "sepcompile.signing",
     "tune": "sepcompile.autotune",
 }
 

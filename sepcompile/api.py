@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sepcompile.runtime.layer import Layer
     from sepcompile.runtime.manifest import Manifest
     from sepcompile.runtime.results import VerifyReport
+    from sepcompile.runtime.signature import PublicKey
     from sepcompile.targets import Target
 
 TargetName = str | os.PathLike[str]
@@ -134,7 +135,11 @@ def compile_texts(
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, selftest: bool = False, variant: str | None = None
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    selftest: bool = False,
+    variant: str | None = None,
+    require_signature: PublicKey | Sequence[PublicKey] | None = None,
 ) -> Layer:
     """Load an artifact: the best variant that this machine can run. TVM is not imported.
 
@@ -143,14 +148,17 @@ def load(
         threads: threads that one call may use; None for as many as this process has CPUs.
         selftest: also run the artifact's self-test.
         variant: the target name of the variant to use instead of the best.
+        require_signature: an Ed25519 public key (64 hexadecimal digits, PEM text, or a PEM file's path), or several:
+            one of them must have signed the artifact (``sign``).
 
     Raises:
-        ArtifactError: damaged, of an unknown format version, or not for this machine.
+        ArtifactError: damaged, of an unknown format version, not for this machine, or not signed as required.
+        InputError: ``require_signature`` is no public key.
     """
     from sepcompile.runtime.loader import load as load_artifact
 
     _refuse_model(Path(path))
-    return load_artifact(path, threads=threads, selftest=selftest, variant=variant)
+    return load_artifact(path, threads, selftest, variant, require_signature)
 
 
 def _refuse_model(folder: Path) -> None:
@@ -163,15 +171,17 @@ def _refuse_model(folder: Path) -> None:
         raise ArtifactError(f"{folder} holds the artifacts of a model; expected one of them: {some}")
 
 
-def verify(path: str | os.PathLike[str]) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str], require_signature: PublicKey | Sequence[PublicKey] | None = None
+) -> VerifyReport:
     """Check everything in an artifact and run the self-test of each variant that this machine can run.
 
-    Raises ``ArtifactError`` for damage; a failed self-test is in the report.
+    ``require_signature`` as for ``load``. Raises ``ArtifactError`` for damage; a failed self-test is in the report.
     """
     from sepcompile.runtime.loader import verify as verify_artifact
 
     _refuse_model(Path(path))
-    return verify_artifact(path)
+    return verify_artifact(path, require_signature=require_signature)
 
 
 def inspect(source: object) -> Manifest | ModelReport:

@@ -17,6 +17,7 @@ except ImportError:  # Windows: a live writer is then not told from a dead one, 
     fcntl = None  # type: ignore[assignment]
 
 _MARK = ".sepcompile-"
+_MODE = 0o775  # never for all to write, whatever the umask: loaders refuse that
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -30,16 +31,19 @@ def write_folder(target: Path, files: Mapping[str, bytes], may_replace: Callable
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     _refuse(target, may_replace)
-    prefix = f"{_MARK}{target.name[:100]}-"
+    prefix, mode = f"{_MARK}{target.name[:100]}-", _MODE & ~_umask()
     _clean(target.parent, prefix)
     with _locked_folder(target.parent, prefix) as folder:
         for path, data in files.items():
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-        folder.chmod(0o777 & ~_umask())
+            _write(place, data, mode & 0o666)
+        for place in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+            place.chmod(mode)
+            _sync(place)
         _refuse(target, may_replace)
         _put(folder, target)
+        _sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -50,6 +54,25 @@ def temporary_folder(name: str) -> Iterator[Path]:
         _clean(parent, prefix)
     with _locked_folder(parent, prefix) as folder:
         yield folder
+
+
+def _write(place: Path, data: bytes, mode: int) -> None:
+    """A file that is on the disk when this returns: after a power cut no renamed folder may hold empty files."""
+    with place.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    place.chmod(mode)
+
+
+def _sync(folder: Path) -> None:
+    """The names in a folder are on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _refuse(target: Path, may_replace: Callable[[Path], bool]) -> None:

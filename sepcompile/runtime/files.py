@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def read_bounded(root: Path, name: str, most: int) -> bytes:
     if len(data) > most:
         raise ArtifactError(f"{root / name}: more than {most} bytes")
     return data
+
+
+def check_private(root: Path, paths: Iterable[str]) -> None:
+    """Raises ``ArtifactError`` where every user of the machine may write to the artifact's folder or a file in it.
+
+    Between check and use, somebody else could then exchange what is loaded. Only POSIX has such permissions.
+    """
+    if os.name != "posix":
+        return
+    places = {root}
+    for path in paths:
+        place = root / path
+        places |= {place, *place.parents[: len(Path(path).parts) - 1]}
+    for place in sorted(places):
+        try:
+            mode = os.lstat(place).st_mode
+        except OSError as error:
+            raise ArtifactError(f"{place}: cannot be read: {error.strerror}") from error
+        if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
+            raise ArtifactError(f"{place}: every user of this machine may write to it; chmod -R o-w {root}")
 
 
 def _scan(root: Path, entry: FileEntry, chunks: list[bytes] | None) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +18,34 @@ from .cuda_manifest import CUDA_ABI, ImageEntry
 from .cuda_residual import CudaResidualLayer
 from .elf import check_library
 from .errors import ArtifactError
-from .files import check_file, read_file
+from .files import check_file, check_private, read_file
 from .layer import Layer
-from .manifest import SELFTEST, SELFTEST_TENSORS, WEIGHTS, Manifest, VariantEntry
+from .manifest import MANIFEST, SELFTEST, SELFTEST_TENSORS, WEIGHTS, Manifest, VariantEntry
 from .manifest import read_manifest as _read_manifest
 from .native import ENTRY_ABI, NativeLibrary
 from .residual import ResidualLayer
 from .results import SelfTest, VariantReport, VerifyReport
+from .signature import PublicKey, public_keys
 from .tensors import DTYPES, read_tensors
 
 _Tensors = dict[str, np.ndarray]
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, selftest: bool = False, variant: str | None = None
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    selftest: bool = False,
+    variant: str | None = None,
+    require_signature: PublicKey | Sequence[PublicKey] | None = None,
 ) -> Layer:
     """The layer of the artifact in the folder ``path``, as the best variant that this machine can run.
 
     ``threads``: threads that one call may use; None: as many as this process has CPUs; 1: never another thread.
     ``selftest``: run the artifact's self-test too. ``variant``: the target of the variant to use instead of the best.
-    Raises ``ArtifactError`` where the artifact is damaged, of another version, or not for this machine.
+    ``require_signature``: a public key, or several, of which one must have signed the artifact (``public_keys``).
+    Raises ``ArtifactError`` where the artifact is damaged, of another version, not for this machine or not signed so.
     """
-    manifest, tensors = _checked(_folder(path))
+    manifest, tensors = _checked(_folder(path), public_keys(require_signature))
     layer = _open(manifest, _choose(manifest, variant), tensors, threads)
     if selftest:
         report = layer.selftest()
@@ -48,12 +54,17 @@ def load(
     return layer
 
 
-def verify(path: str | os.PathLike[str], threads: int | None = None) -> VerifyReport:
+def verify(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    require_signature: PublicKey | Sequence[PublicKey] | None = None,
+) -> VerifyReport:
     """Checks everything in an artifact, and runs the self-test of each variant that this machine can run.
 
-    Raises ``ArtifactError`` where files, manifest or tensors are wrong; a failed self-test is in the report.
+    ``require_signature`` as for ``load``. Raises ``ArtifactError`` where files, manifest, tensors or the signature are
+    wrong; a failed self-test is in the report.
     """
-    manifest, tensors = _checked(_folder(path))
+    manifest, tensors = _checked(_folder(path), public_keys(require_signature))
     reports = []
     for variant in manifest.variants:
         missing = _missing(variant)
@@ -84,9 +95,10 @@ def _folder(path: str | os.PathLike[str]) -> Path:
         raise ArtifactError(f"{path!r}: {error}") from error
 
 
-def _checked(root: Path) -> tuple[Manifest, _Tensors]:
+def _checked(root: Path, signed_by: Sequence[bytes]) -> tuple[Manifest, _Tensors]:
     """The manifest and the weights, after every file has been checked."""
-    manifest = _read_manifest(root)
+    manifest = _read_manifest(root, signed_by)
+    check_private(root, (MANIFEST, *manifest.files))
     native = [variant for variant in manifest.variants if variant.cuda is None and not variant.bare]
     libraries = {variant.library: variant.arch for variant in native}
     tensors: _Tensors = {}

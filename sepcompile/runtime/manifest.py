@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .errors import ArtifactError
 from .fields import Fields, parse_json, whole
 from .files import PATH_PATTERN, FileEntry, read_bounded
 from .inputs import TensorSpec
+from .signature import check_signature
 from .tensors import DTYPES
 
 FORMAT = "sepcompile-artifact"
@@ -26,7 +28,7 @@ BARE_FAMILY, BARE_ARCHES = "cortex-m", ("armv7e-m", "armv8-m.main")
 RESIDUAL = "r"
 """The operand of a kernel that is the second input."""
 SELFTEST_TENSORS = ("pattern", "positions", "expected", "tolerance")
-_MOST_BYTES = 16 << 20  # of the manifest
+MOST_BYTES = 16 << 20  # of the manifest
 _MOST_SIZE = 2**31 - 1  # of one dimension
 _MOST_ELEMENTS = 2**44
 _IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_]{0,199}"
@@ -137,15 +139,21 @@ class Manifest:
     residual: TensorSpec | None = None
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of the artifact in the folder ``path``. Checks no other file. Raises ``ArtifactError``."""
+def read_manifest(path: Path, signed_by: Sequence[bytes] = ()) -> Manifest:
+    """The manifest of the artifact in the folder ``path``. Checks no other file. Raises ``ArtifactError``.
+
+    ``signed_by``: public keys of which one must have signed it; empty where no signature is asked for.
+    """
     try:
         folder = path.is_dir()
     except OSError:  # a name that is too long
         folder = False
     if not folder:
         raise ArtifactError(f"{path}: not a folder; an artifact is the folder that holds {MANIFEST}")
-    return parse_manifest(read_bounded(path, MANIFEST, _MOST_BYTES), path)
+    data = read_bounded(path, MANIFEST, MOST_BYTES)
+    if signed_by:
+        check_signature(path, data, signed_by)
+    return parse_manifest(data, path)
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:

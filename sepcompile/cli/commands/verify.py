@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Check artifacts and run their self-tests.")
 @click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True)
+@click.option(
+    "--require-signature", "keys", multiple=True, metavar="KEY", help="A public key, or its PEM file; repeatable."
+)
 @options.json_option
 @click.pass_context
-def command(ctx: click.Context, artifacts: tuple[str, ...], as_json: bool) -> None:
+def command(ctx: click.Context, artifacts: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
     """Check each ARTIFACT: every file, and the self-test of each variant that this machine can run.
+
+    With --require-signature, also that the holder of one of the keys signed it.
 
     The exit code is 1 if an artifact is damaged, a self-test fails, or none of its variants runs here.
 
@@ -34,7 +39,7 @@ def command(ctx: click.Context, artifacts: tuple[str, ...], as_json: bool) -> No
     with output.progress(len(artifacts), quiet=as_json or len(artifacts) == 1) as step:
         for path in artifacts:
             step(path)
-            results.append(_verify(path))
+            results.append(_verify(path, keys))
     if as_json:
         output.say_json(results)
     else:
@@ -53,11 +58,11 @@ def _require_artifact(path: str) -> None:
         raise ArtifactError(f"{path!r}: not an artifact (a folder with manifest.json)")
 
 
-def _verify(path: str) -> dict[str, Any]:
+def _verify(path: str, keys: tuple[str, ...]) -> dict[str, Any]:
     from sepcompile import api
 
     try:
-        return {"path": path, "error": None} | _as_dict(api.verify(path))
+        return {"path": path, "error": None} | _as_dict(api.verify(path, require_signature=keys or None))
     except ArtifactError as error:
         return {"path": path, "error": str(error), "name": None, "passed": False, "variants": []}
 
