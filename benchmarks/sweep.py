@@ -1,9 +1,10 @@
 """How far the heuristic's schedules are from the best of the record space.
 
-For each layer of a suite it measures the heuristic's record beside a sweep of the tuner's space (``tuning.sweep``: every
-block structure with every register tile, then every depthwise tile and unrolling around the best of those), and the
-leaders of the sweep again in several launches. One thread, interleaved with the heuristic's. Hundreds of candidates per
-layer; what was measured is kept in --work, so that a sweep that was ended goes on. Writes a JSON file and prints a table.
+For each layer of a suite it measures the heuristic's record beside a sweep of the tuner's space (``tuning.sweep``):
+every block structure with every register tile, then every depthwise tile and unrolling around the best of those. The
+leaders of the sweep are measured again in several launches. One thread, interleaved with the heuristic's. Hundreds of
+candidates per layer; what was measured is kept in --work, so that a sweep that was ended goes on. Writes JSON and
+prints a table.
 
     python benchmarks/sweep.py --suite dev --suite held-out
 """
