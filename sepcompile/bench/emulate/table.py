@@ -59,7 +59,7 @@ def _own(side: Side, models: tuple[str, ...]) -> list[str]:
 
 def _loops(report: EmulationReport) -> Table:
     """Percent of the multiply-add peak in inner loops, ours | XNNPACK's, and what of ours spills."""
-    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; stack stores + loads of ours")
+    table = Table(title="inner loops: % of multiply-add peak by llvm-mca, ours | XNNPACK's; our stack stores + loads")
     table.add_column("layer")
     for kind in KINDS:
         for model in report.models:
