@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import sepcompile
 from sepcompile import api
+from sepcompile.cli.commands.run import command as run_command
 from sepcompile.compute.record import Schedule
 from sepcompile.errors import ArtifactError, ConfigError, InputError
 from sepcompile.frontend import ImportedLayer
@@ -145,3 +147,21 @@ def test_programs_that_make_no_sense() -> None:
         evaluate(with_residual(read(*CASES[0])).program, {}, np.zeros((1, 14, 13, 24)))
     with pytest.raises(InputError, match="has one input"):
         evaluate(program, {}, np.zeros((1, 14, 13, 24)), np.zeros((1, 14, 13, 24)))
+
+
+def test_run_and_the_example(tmp_path: Path) -> None:
+    """``sepcompile run`` with both inputs, and the artifact's C example as it is."""
+    built(with_residual(read(*CASES[0])), tmp_path)
+    folder = tmp_path / "artifact"
+    x, r = sepcompile.load(folder).random_inputs(2)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "r.npy", r)
+    files = ["--input", str(tmp_path / "x.npy"), "--residual", str(tmp_path / "r.npy")]
+    done = CliRunner().invoke(run_command, [str(folder), *files, "--output", str(tmp_path / "y.npy"), "--repeat", "2"])
+    assert done.exit_code == 0, done.output
+    call: Any = sepcompile.load(folder)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), call(x, r))
+    assert CliRunner().invoke(run_command, [str(folder), "--batch", "3"]).exit_code == 0
+    assert "_run_residual(&layer, x, residual, y, 1)" in (folder / "src" / "example.c").read_text()
+    assert "_run_residual(const " in next((folder / "include").glob("*.h")).read_text()
+    assert "layer(x, residual)" in (folder / "README.md").read_text()

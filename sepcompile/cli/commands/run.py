@@ -11,6 +11,8 @@ import click
 from sepcompile.cli import options, output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from sepcompile.runtime.layer import Layer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 @click.command("run", short_help="Run an artifact on an input, or time it.")
 @click.argument("artifact")
 @click.option("--input", "-i", "input_file", metavar="FILE", help="A .npy file (default: random numbers).")
+@click.option("--residual", "residual_file", metavar="FILE", help="The second input, of a block that has one.")
 @click.option("--output", "-o", "output_file", metavar="FILE", help="Where to write the result, as .npy.")
 @click.option("--batch", type=click.IntRange(0), default=1, show_default=True, help="Images of a random input.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For a random input.")
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 def command(
     artifact: str,
     input_file: str | None,
+    residual_file: str | None,
     output_file: str | None,
     batch: int,
     seed: int,
@@ -52,11 +56,12 @@ def command(
     from sepcompile import api
 
     layer = api.load(artifact, threads=threads, variant=variant)
-    x = _random(layer, batch, seed) if input_file is None else _read(input_file)
-    y = layer(x)
+    inputs = _inputs(layer, input_file, residual_file, batch, seed)
+    call: Callable[..., np.ndarray] = layer  # of one input or two
+    x, y = inputs[0], call(*inputs)
     if output_file is not None:
         _write(output_file, y)
-    timed = _time(layer, x, repeat) if repeat else layer.benchmark(x=x) if benchmark else None
+    timed = _time(layer, inputs, repeat) if repeat else layer.benchmark(x=x) if benchmark else None
     report = _report(layer, x, y, timed)
     if as_json:
         output.say_json(report | {"path": artifact, "written": output_file})
@@ -64,15 +69,25 @@ def command(
         _print_text(report, output_file, timed)
 
 
-def _random(layer: Layer, batch: int, seed: int) -> np.ndarray:
-    import numpy as np
+def _inputs(
+    layer: Layer, input_file: str | None, residual_file: str | None, batch: int, seed: int
+) -> tuple[np.ndarray, ...]:
+    """What the layer is called with: random numbers where no file is given."""
+    from sepcompile.errors import InputError
 
-    first, *sizes = layer.input_shape
-    shape = (batch if first is None else first, *(int(size or 0) for size in sizes))
-    return np.random.default_rng(seed).standard_normal(shape).astype(layer.input_dtype)
+    if residual_file is not None and not layer.takes_residual:
+        raise InputError(f"--residual {residual_file!r}: layer {layer.name!r} has one input")
+    x = None if input_file is None else _read(input_file, "--input")
+    count = x.shape[0] if x is not None and x.ndim else batch
+    inputs = list(layer.random_inputs(count, seed))
+    if x is not None:
+        inputs[0] = x
+    if residual_file is not None:
+        inputs[1] = _read(residual_file, "--residual")
+    return tuple(inputs)
 
 
-def _read(path: str) -> np.ndarray:
+def _read(path: str, option: str) -> np.ndarray:
     import numpy as np
 
     from sepcompile.errors import InputError
@@ -81,9 +96,9 @@ def _read(path: str) -> np.ndarray:
         with Path(path).open("rb") as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
-        raise InputError(f"--input {path!r}: {error.strerror or error}") from error
+        raise InputError(f"{option} {path!r}: {error.strerror or error}") from error
     except Exception as error:  # a damaged header raises whatever its parser meets
-        raise InputError(f"--input {path!r}: not an array in .npy form: {error}") from error
+        raise InputError(f"{option} {path!r}: not an array in .npy form: {error}") from error
     return array
 
 
@@ -99,17 +114,19 @@ def _write(path: str, y: np.ndarray) -> None:
         raise InputError(f"--output {path!r}: cannot be written: {error}") from error
 
 
-def _time(layer: Layer, x: np.ndarray, repeat: int) -> Benchmark:
+def _time(layer: Layer, inputs: tuple[np.ndarray, ...], repeat: int) -> Benchmark:
     from sepcompile.runtime.results import Benchmark
 
-    x = x.astype(layer.input_dtype, order="C", copy=False)
-    y = layer(x)
+    dtypes = (layer.input_dtype, layer.dtype)  # a residual is like the output
+    ready = [x.astype(dtype, order="C", copy=False) for x, dtype in zip(inputs, dtypes, strict=False)]
+    call: Callable[..., np.ndarray] = layer
+    y = call(*ready)
     times = []
     for _ in range(repeat):
         start = perf_counter()
-        layer(x, y)
+        call(*ready, y)
         times.append(perf_counter() - start)
-    return Benchmark.of(times, batch=x.shape[0], threads=layer.threads, variant=layer.variant)
+    return Benchmark.of(times, batch=ready[0].shape[0], threads=layer.threads, variant=layer.variant)
 
 
 def _report(layer: Layer, x: np.ndarray, y: np.ndarray, timed: Benchmark | None) -> dict[str, Any]:
