@@ -26,7 +26,7 @@ class Loop:
     """The multiply-add blocks of one kind: how often in percent of peak they multiply and add, per model.
 
     ``stack_accesses``: loads and stores of the stack in them, in the block that has most. ``stack_stores``: the stores
-    alone, which are sums that found no register; a load without one reads a constant that was put there before the loop,
+    alone, sums that found no register; a load without one reads a constant that was put there before the loop,
     such as a weight of a long kernel. ``share``: their part of all instructions of the run.
     """
 
