@@ -59,7 +59,7 @@ def executable(folder: Path, files: Sequence[Path], symbols: Sequence[str]) -> b
 
 def shared(folder: Path, files: Sequence[Path]) -> Path:
     """A shared library of static ones, for ctypes."""
-    run_zig(folder, "ld.lld", "-shared", "--no-undefined", "-o", "program.so", "--whole-archive", *files)
+    run_zig(folder, "ld.lld", "-shared", "-Bsymbolic", "--no-undefined", "-o", "program.so", "--whole-archive", *files)
     return folder / "program.so"
 
 
