@@ -58,9 +58,8 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
 def _write(place: Path, data: bytes, mode: int) -> None:
     """A file that is on the disk when this returns: after a power cut no renamed folder may hold empty files."""
-    with place.open("xb") as file:
-        file.write(data)
-        file.flush()
+    place.write_bytes(data)
+    with place.open("r+b") as file:
         os.fsync(file.fileno())
     place.chmod(mode)
 
