@@ -21,31 +21,36 @@ VECTOR_CYCLES = 2.5
 STAGED_CYCLES = 1.6
 """Of copying one vector of a planar row to scratch; 2 where a stride takes it apart."""
 RELAYOUT_CYCLES = 0.44
-"""Of transposing one element: as many bytes wait for memory with short vectors as with long ones."""
+"""Of transposing one element: as many bytes wait for L2 with short vectors as with long ones. Half of it within L1."""
 STREAM_CYCLES = 2.3
 """Of a vector that comes from L2 in the pointwise loop."""
 SUM_CYCLES = 0.8
 """Of each sum of a pointwise register tile, once: clearing it, its epilogue and its store."""
 SPILLED_CYCLES = 0.15
 """Of each element of an intermediate image that does not stay in L2."""
-STEP_CYCLES = 1500.0
-"""Of one more kernel: a call and a join of threads."""
+WEIGHT_CYCLES = 0.1
+"""Of each byte of pointwise weights that do not stay in L2, each time they are read."""
+STEP_CYCLES = 300.0
+"""Of one more kernel: a call, and the start of its loops."""
 
 
 def transposed_cycles(record: Schedule, form: Form, machine: Machine) -> float:
     """The transposing plan's cycles."""
     layer = Layer(form, record)
     moved = form.height * form.width * form.channels + form.out_height * form.out_width * form.out_channels
+    relayout = RELAYOUT_CYCLES * (0.5 if 2 * 4 * moved <= machine.l1_bytes else 1.0)
     tap = TAP_CYCLES * (1.5 if form.depthwise.strides[1] > 1 else 1.0)
     pixels = layer.blocks * layer.row_tiles * record.tile_rows * layer.column_tiles * record.tile_columns
     depthwise = pixels * layer.channel_blocks * (form.taps * tap * _ports(machine) + VECTOR_CYCLES)
     pointwise = 0.0
     if form.pointwise is not None:
-        cycles = tile_cycles(machine, form.channels, record.tile_pixels, record.tile_vectors, streamed=True)
+        streamed = form.channels * form.out_channels * 4 > machine.l1_bytes // 2
+        cycles = tile_cycles(machine, form.channels, record.tile_pixels, record.tile_vectors, streamed=streamed)
         pointwise = layer.blocks * layer.panels * layer.pixel_tiles * cycles
+        pointwise += _weight_cycles(form, machine, layer.blocks * (1 if record.order == "panel" else layer.pixel_tiles))
     steps = 4 if record.split else 3
     balanced = (depthwise + pointwise) * (1.0 if record.split else _balance(layer.blocks, machine))
-    return balanced + RELAYOUT_CYCLES * moved + steps * STEP_CYCLES
+    return balanced + relayout * moved + steps * STEP_CYCLES
 
 
 def planar_cycles(record: PlanarSchedule, form: Form, machine: Machine) -> float:
@@ -58,10 +63,12 @@ def planar_cycles(record: PlanarSchedule, form: Form, machine: Machine) -> float
     streamed = panel_bytes > machine.l1_bytes or record.order == "panel"
     cycles = tile_cycles(machine, form.channels, record.tile_filters, record.tile_vectors, streamed=streamed)
     pointwise = layer.blocks * layer.panels * layer.pixel_tiles * cycles
+    pointwise += _weight_cycles(form, machine, layer.blocks * (1 if record.order == "panel" else layer.pixel_tiles))
     elements = layer.scratch_view.size
     spilled = SPILLED_CYCLES * elements if elements * 4 > machine.l2_bytes // 2 else 0.0
     if record.split:
-        return depthwise + pointwise + spilled + 2 * STEP_CYCLES
+        tiles = layer.panels if record.order == "panel" else layer.pixel_tiles
+        return depthwise + pointwise * _balance(tiles, machine) + spilled + 2 * STEP_CYCLES
     return (depthwise + pointwise + layer.blocks * spilled) * _balance(layer.blocks, machine) + STEP_CYCLES
 
 
@@ -86,6 +93,12 @@ def _channel_cycles(layer: PlanarLayer, machine: Machine) -> float:
     staged = layer.staged_rows * layer.phases * layer.staged_shape[-2]
     copying = staged * (STAGED_CYCLES if stride[1] == 1 else 2.0)
     return vectors * (max(layer.form.taps * TAP_CYCLES * _ports(machine), loads) + 0.5) + copying
+
+
+def _weight_cycles(form: Form, machine: Machine, reads: int) -> float:
+    """Cycles of fetching the pointwise weights ``reads`` times from beyond L2."""
+    nbytes = form.channels * form.out_channels * 4
+    return WEIGHT_CYCLES * nbytes * reads if nbytes > machine.l2_bytes // 2 else 0.0
 
 
 def _ports(machine: Machine) -> float:

@@ -13,6 +13,8 @@ import pytest
 
 import sepcompile
 from sepcompile.codegen.plan import Compiled
+from sepcompile.codegen.variant import compile_variant
+from sepcompile.codegen.worker import shared_worker
 from sepcompile.compute.form import Form
 from sepcompile.compute.planar_record import PlanarSchedule, read_record
 from sepcompile.compute.record import Schedule
@@ -25,6 +27,7 @@ from sepcompile.schedule.planar_limits import takes
 from sepcompile.targets import Machine, Target, get_target
 from tests.compile.cases import assert_close, build, expected, form_of, image, read, runnable_targets, with_integers
 from tests.compile.guarded import Kernels, in_child
+from tests.compile.test_assembly import innermost_loops
 
 Config = dict[str, Any]
 Case = tuple[str, Config, tuple[int, ...]]
@@ -178,6 +181,24 @@ def test_an_activation_before_the_padding() -> None:
     kernels = Kernels(build(layer, target, planar.best(form, target.machine)))
     reference, bound = expected(layer, x)
     in_child(lambda: assert_close(kernels.run(x, "float32").reshape(reference.shape), reference, bound))
+
+
+@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
+@pytest.mark.parametrize("split", [False, True])
+def test_the_pointwise_loop_keeps_its_accumulators_in_registers(split: bool, target: str) -> None:
+    layer, chosen = _read(SMALL), get_target(target)
+    form = form_of(layer)
+    best = planar.best(form, chosen.machine)
+    record = dataclasses.replace(best, rows=form.out_height if split else 4, tile_rows=2, split=split)
+    compiled = compile_variant(
+        layer.program, layer.weights, chosen, symbol="layer", worker=shared_worker(), schedule=record, texts=True
+    )
+    designed = record.tile_filters * record.tile_vectors * record.k_unroll
+    loops = innermost_loops(compiled.assembly)
+    # LLVM may unroll a short loop once or twice more.
+    found = [loop for loop in loops if loop.multiply_adds in (designed, 2 * designed, 4 * designed)]
+    assert found, f"no loop of {designed} multiply-adds among {loops}"
+    assert all(loop.stack == 0 and loop.stores == 0 for loop in found), found
 
 
 def test_a_layer_without_transposes_is_compiled_planar(tmp_path: Path) -> None:
