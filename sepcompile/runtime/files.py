@@ -57,7 +57,7 @@ def check_private(root: Path, paths: Iterable[str]) -> None:
     places = {root}
     for path in paths:
         place = root / path
-        places |= {place, *place.parents[: len(Path(path).parts) - 1]}
+        places |= {place, *tuple(place.parents)[: len(Path(path).parts) - 1]}  # Python 3.9 cannot slice parents
     for place in sorted(places):
         try:
             mode = os.lstat(place).st_mode

@@ -162,6 +162,7 @@ def main() -> None:
         sink.write(json.dumps(answer) + "\n")
         sink.flush()
 
+    os.umask(0o077)  # loaders refuse what others may write to
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the tuner's terminal is for the tuner, which hangs up
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # with the folder removed
     machine = describe()
