@@ -121,8 +121,14 @@ def test_other_instructions_are_no_branches(line: str) -> None:
     assert not mca.is_branch(line)
 
 
+def test_a_loop_is_told_from_the_way_into_it() -> None:
+    assert modelled(LOOP_TEXT).repeats  # 8 instructions of 4 bytes, back by 28
+    assert not modelled(("str\tq0, [sp]", *LOOP_TEXT)).repeats
+    assert not modelled(LOOP_TEXT[:-1]).repeats
+
+
 def test_spills_and_peak_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    spilling = (*LOOP_TEXT, "str\tq3, [sp, #16]", "ldr\tx9, [sp]")
+    spilling = (*LOOP_TEXT[:-1], "str\tq3, [sp, #16]", "ldr\tx9, [sp]", "b.ne\t#-36")
     texts = {0x1000: spilling, 0x2000: ("fmla\tv0.4s, v1.4s, v2.4s",), 0x3000: ("str\tq0, [x0]",)}
     monkeypatch.setattr(mca, "disassemble", lambda code, arch: [texts[b.address] for b in blocks])
     monkeypatch.setattr(mca, "block_cycles", lambda found, model, arch: [5.0, 4.0, 1.0])

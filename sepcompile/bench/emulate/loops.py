@@ -16,6 +16,7 @@ MULTIPLY_ADD = re.compile(r"(fmla|fmls)\s+v|(vfma|vmla|vfms|vmls)\.f32\s+[qd]|vf
 BY_LANE = re.compile(r"\.s\[\d\]$|d\d+\[\d\]$|\{1to\d+\}|\tvbroadcastss|^vbroadcastss")
 STACK = re.compile(r"\[sp\b|\(%rsp")
 STACK_STORE = re.compile(r"(st[rp]\s|vstr|vst1|vstm|push).*\[?sp\b|v?mov[a-z0-9]*\s.*%[a-z0-9]+, -?\w*\(%rsp")
+BACK = re.compile(r"-(\d+)$")
 # Loops that do less than this share of a kind's multiply-adds are edges.
 EDGE = 0.02
 KINDS = ("pointwise", "depthwise")
@@ -55,6 +56,14 @@ class Modelled:
     block: Block
     text: mca.Text
     cycles: dict[str, float]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether its last instruction is a branch to its first."""
+        back = BACK.search(self.text[-1]) if self.text and mca.is_branch(self.text[-1]) else None
+        before, last = sum(map(len, self.block.code[:-1])), len(self.block.code[-1]) if self.block.code else 0
+        # From where a displacement counts: the branch (AArch64), two instructions on (A32), behind it (x86).
+        return back is not None and int(back[1]) in (before, before + 8, before + last)
 
     @property
     def multiply_adds(self) -> int:
@@ -104,6 +113,8 @@ def _loop(modelled: Sequence[Modelled], kind: str, models: Sequence[str], instru
     percent = {
         model: 100 * done / (PORTS[model] * sum(m.cycles[model] * m.block.count for m in hot)) for model in models
     }
-    accesses = max(sum(STACK.search(line) is not None for line in m.text) for m in hot)
-    stores = max(sum(STACK_STORE.match(line) is not None for line in m.text) for m in hot)
+    # The way into a loop runs its first pass too, after storing what the loop reads from the stack.
+    inner = [m for m in hot if m.repeats] or hot
+    accesses = max(sum(STACK.search(line) is not None for line in m.text) for m in inner)
+    stores = max(sum(STACK_STORE.match(line) is not None for line in m.text) for m in inner)
     return Loop(kind, percent, accesses, sum(m.block.instructions for m in hot) / max(1, instructions), stores)
