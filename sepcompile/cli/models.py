@@ -91,7 +91,8 @@ def _compiled_text(artifact: Artifact, seconds: float) -> None:
     for part in artifact.parts:
         found = api.manifest(part.path)
         nbytes = sum(entry.nbytes for entry in found.files.values())
-        rows.append((part.name, output.shape(found.input.shape), output.shape(found.output.shape), output.size(nbytes)))
+        inputs = output.shape(found.input.shape) + (" + residual" if found.residual is not None else "")
+        rows.append((part.name, inputs, output.shape(found.output.shape), output.size(nbytes)))
     output.table(("artifact", "input", "output", "size"), rows, right="size")
     for note in artifact.notes:
         output.say(f"note: {note}")

@@ -108,6 +108,9 @@ def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
         ("size", f"{output.size(nbytes)} in {len(manifest.files)} files"),
         ("made by", ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items()))),
     ]
+    if manifest.residual is not None:
+        added = f"{manifest.residual.dtype.name} {output.shape(manifest.residual.shape)}, added to the result"
+        rows.insert(3, ("residual", added))
     notes = manifest.layer.get("notes")
     rows += [("note", note) for note in notes] if isinstance(notes, list) else []
     output.fields(rows)
