@@ -12,7 +12,7 @@ from sepcompile.codegen.entry import symbol_name
 from sepcompile.codegen.link import archive_objects, compile_c, join_objects
 from sepcompile.codegen.objects import defined, frame_bytes, hide, section_bytes, undefined
 from sepcompile.codegen.plan import RESIDUAL, Compiled, Plan, Step
-from sepcompile.errors import CompileError
+from sepcompile.errors import CompileError, TargetError
 from sepcompile.targets import Target
 
 # Scratch of two threads must share no cache line, nor the pair of lines that x86 prefetches together.
@@ -107,10 +107,16 @@ def _stack(parts: Sequence[bytes]) -> int | None:
 
 
 def cpu_flags(target: Target) -> tuple[str, ...]:
-    """zig's flags for C that runs on ``target``; call frames are described where stack is counted."""
+    """zig's flags for C that runs on ``target``; call frames are described where stack is counted.
+
+    Raises ``TargetError`` for a microcontroller's target that does not name its core.
+    """
     if not target.bare:
         return ()
-    return (f"-mcpu={str(target.tvm['mcpu']).replace('-', '_')}", "-fno-pic", "-g1")
+    core = target.tvm.get("mcpu")
+    if not isinstance(core, str):
+        raise TargetError(f"target={target.name!r}: [tvm] mcpu={core!r}; expected the core, such as 'cortex-m4'")
+    return (f"-mcpu={core.replace('-', '_')}", "-fno-pic", "-g1")
 
 
 def _round_up(value: int, multiple: int) -> int:

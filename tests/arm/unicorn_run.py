@@ -70,6 +70,7 @@ CORES = {
     "cortex-a7": _core32(a32.UC_CPU_ARM_CORTEX_A7),
     "cortex-m4": _core32(a32.UC_CPU_ARM_CORTEX_M4, _M_CLASS),
     "cortex-m7": _core32(a32.UC_CPU_ARM_CORTEX_M7, _M_CLASS),
+    "cortex-m33": _core32(a32.UC_CPU_ARM_CORTEX_M33, _M_CLASS),
 }
 
 

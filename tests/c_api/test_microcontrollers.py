@@ -11,10 +11,12 @@ import pytest
 
 import sepcompile
 from sepcompile.errors import ArtifactError, BudgetError, ConfigError, TargetError
+from sepcompile.ir.reference import EPS_FLOAT32, error_bound, evaluate
 from sepcompile.targets import get_target
 from tests.c_api.support import Program, library, member, sections
 from tests.compile.cases import assert_close, expected, form_of, image, read, with_integers
 from tests.compile.test_kernels import GRID, K3, label, options
+from tests.compile.test_residual import second, with_residual
 
 Case = tuple[str, dict[str, Any], tuple[int, ...]]
 DS_CNN = {"filters": 64, "kernel_size": 3, "padding": "same", "activation": "relu"}
@@ -23,7 +25,7 @@ SHAPE = (None, 25, 5, 64)
 # The whole grid where products and sums are two instructions, every third case where they are one.
 CHOSEN = [
     pytest.param(case, target, id=f"{target}-{label(case)}")
-    for target, cases in (("cortex-m4", GRID), ("cortex-m7", GRID[1::3]))
+    for target, cases in (("cortex-m4", GRID), ("cortex-m7", GRID[1::3]), ("cortex-m33", GRID[2::8]))
     for case in cases
 ]
 
@@ -68,6 +70,30 @@ def test_a_fixed_batch_needs_no_argument(tmp_path: Path) -> None:
     program = Program(tmp_path, library(layer, get_target("cortex-m4")), "cortex-m4")
     assert program.static.input == x.nbytes
     np.testing.assert_array_equal(program.run(x, None).reshape(reference.shape), reference)
+
+
+@pytest.mark.parametrize("last", [(), ("softmax",)], ids=str)
+def test_a_second_input(last: tuple[str, ...], tmp_path: Path) -> None:
+    layer = with_residual(read("SeparableConv2D", {**DS_CNN, "filters": 8}, (None, 6, 5, 8), **K3), *last)
+    x, r = image(layer, integers=False), second(layer, 1)
+    program = Program(tmp_path, library(layer, get_target("cortex-m4")), "cortex-m4")
+    assert program.static.input == x.nbytes + r.nbytes
+    buffers = [program.emulator.guarded(array.nbytes).write(array) for array in (x, r)]
+    written = program.emulator.guarded(program.static.output)
+    started, _ = program.start()
+    places = (buffer.address for buffer in (*buffers, written))
+    assert program.call("run", started.address, *places, 1) == 0
+    reference = evaluate(layer.program, layer.weights, x, r)
+    bound = error_bound(layer.program, layer.weights, x, EPS_FLOAT32, r)
+    assert_close(written.read("float32").reshape(reference.shape), reference, bound)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("a", "b"):
+        path = sepcompile.compile(SOURCE, SHAPE, target="cortex-m4", output=tmp_path / name, cache=False).path
+        contents.append({item.relative_to(path): item.read_bytes() for item in path.rglob("*") if item.is_file()})
+    assert contents[0] == contents[1]
 
 
 def test_a_ds_cnn_layer_is_as_small_as_it_should_be(tmp_path: Path) -> None:
