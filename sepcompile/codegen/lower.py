@@ -36,8 +36,9 @@ def compile_form(
     ``texts`` asks for the lowered TIR and the assembly as well, which take as long as the object code.
     """
     kernels, memory = _kernels(form, record, target), _memory(target)
+    neon = target.family == "arm"
     lowered = {
-        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views, memory, target.family == "arm")
+        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views, memory, neon, kernel.ir.ahead)
         for name, kernel in ((f"{symbol}_k{i}", kernel) for i, kernel in enumerate(kernels.items))
     }
     module = pipeline.build(lowered, target.tvm)

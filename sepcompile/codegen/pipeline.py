@@ -22,8 +22,10 @@ from tvm.sym import Analyzer
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
 
+from sepcompile.codegen.prefetch import prefetch_ahead
 from sepcompile.codegen.repeats import repeat_by_shuffle
 from sepcompile.codegen.strided import strided_by_shuffle
+from sepcompile.compute.kernel import Ahead
 from sepcompile.compute.views import View
 from sepcompile.errors import CompileError
 
@@ -54,16 +56,20 @@ def lower(
     views: Mapping[str, View],
     memory: Memory | None = None,
     neon: bool = False,
+    ahead: Ahead | None = None,
 ) -> Lowered:
     """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name.
 
     ``neon``: the target multiplies by one lane of a vector, and has instructions for maxima that keep NaN.
+    ``ahead``: what is asked for early.
     """
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(_target(target))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
+    if ahead is not None:
+        mod = tvm.IRModule({name: prefetch_ahead(mod[name], ahead)})
     if neon:
         mod = tvm.IRModule({name: _extrema_by_instruction(_broadcast_by_lane(mod[name], views))})
     mod = tx.CommonSubexprElim()(tvm.IRModule({name: repeat_by_shuffle(mod[name])}))

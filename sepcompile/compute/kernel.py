@@ -14,17 +14,36 @@ Tensor = Any
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """What the next task will read, so that it can be asked for early: ``step`` elements of an operand that has
+    ``total``. Task 0's begin at element ``first`` (it may be negative), and each further task's ``step`` later.
+    """
+
+    operand: str
+    step: int
+    first: int
+    total: int
+
+
+@dataclass(frozen=True)
 class KernelIR:
     """One kernel before scheduling: its PrimFunc, operand names in order, and the memory layout of its buffers.
 
     Operands are named as in ``codegen.plan.Step``: ``x``, ``y``, ``w:<weight>``, ``t:<intermediate>``. ``stages`` are
-    the names of the stages before the output, in the order of their computation, where a schedule walks them.
+    the names of the stages before the output, in the order of their computation, where a schedule walks them. ``ahead``
+    is None where nothing is to be asked for early.
     """
 
     func: Any
     operands: tuple[str, ...]
     views: dict[str, View]
     stages: tuple[str, ...] = ()
+    ahead: Ahead | None = None
+
+
+def buffer_name(operand: str) -> str:
+    """The name of an operand's buffer in a kernel's function."""
+    return "".join(c if c.isalnum() else "_" for c in operand)
 
 
 class Builder:
@@ -39,7 +58,7 @@ class Builder:
         for known, tensor in self.inputs:
             if known == name:
                 return tensor
-        tensor = te.placeholder(shape, dtype, "".join(c if c.isalnum() else "_" for c in name))
+        tensor = te.placeholder(shape, dtype, buffer_name(name))
         self.inputs.append((name, tensor))
         return tensor
 

@@ -61,6 +61,17 @@ class Layer:
         return -(-self.form.out_height // self.record.rows)
 
     @property
+    def next_input(self) -> tuple[int, int, int]:
+        """(step, first, total) of ``kernel.Ahead``: the input rows, or columns of a single row, new to each block."""
+        f, axis = self.form, 1 if self.by_columns else 0
+        kernel, stride = f.depthwise.kernel_size[axis], f.depthwise.strides[axis]
+        reach = (kernel - 1) * f.depthwise.dilation_rate[axis] + 1
+        size, line = (f.width, f.channels) if self.by_columns else (f.height, f.width * f.channels)
+        step = min(size, (self.record.columns if self.by_columns else self.record.rows) * stride)
+        # The rows before ``first`` were read for the block before.
+        return step * line, (max(0, reach - stride) - f.pad_before[axis]) * line, size * line
+
+    @property
     def channel_blocks(self) -> int:
         """Vectors that cover the depthwise channels."""
         return -(-self.form.depthwise_channels // self.record.depthwise_lanes)

@@ -34,6 +34,7 @@ class Schedule:
     split: depthwise and pointwise as two kernels with the whole image between them.
     tile_groups: of a split layer that walks panels first, in how many groups of consecutive pixel tiles it does so, one
         after the other: what a group reads stays in a cache that does not hold the image.
+    prefetch: of a layer that is not split, ask for the input of the next block while this block's product runs.
     """
 
     lanes: int
@@ -52,6 +53,7 @@ class Schedule:
     k_unroll: int = 1
     order: str = "pixel"
     split: bool = False
+    prefetch: bool = False
 
     def to_json(self) -> dict[str, object]:
         """The record as a JSON object."""

@@ -7,6 +7,7 @@ Stages, by the names that schedules know them by: ``P`` padded input, ``DA`` dep
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tvm import te, tirx
@@ -14,7 +15,7 @@ from tvm import te, tirx
 from sepcompile.compute import activations
 from sepcompile.compute.epilogue import RESIDUAL, alpha_at, epilogue
 from sepcompile.compute.form import Epilogue
-from sepcompile.compute.kernel import Builder, KernelIR
+from sepcompile.compute.kernel import Ahead, Builder, KernelIR
 from sepcompile.compute.layer import Layer
 
 Expr = Any
@@ -33,7 +34,8 @@ def fused_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """Depthwise and pointwise in one kernel, block by block."""
     builder = _Builder(layer)
     output = _pointwise(builder, _between(builder, source))
-    return builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
+    kernel = builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
+    return replace(kernel, ahead=Ahead(source, *layer.next_input)) if layer.record.prefetch else kernel
 
 
 def depthwise_kernel(layer: Layer, source: str, target: str) -> KernelIR:

@@ -7,6 +7,7 @@ The order of primitives matters to s_tir: ``parallel`` refuses a block whose red
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.s_tir import Schedule as Transform
@@ -14,6 +15,9 @@ from tvm.s_tir import Schedule as Transform
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
 from sepcompile.schedule.loops import decompose, unroll_tile
+
+# Marks the loops of a fused kernel, from the blocks' inwards, between which the next block's input is asked for.
+AHEAD_LOOP = "sepcompile_ahead"
 
 Block = Any
 Loop = Any
@@ -26,9 +30,11 @@ def schedule_fused(kernel: KernelIR, layer: Layer) -> Any:
     stage = s.get_sblock("D")
     s.compute_at(stage, loops.block, preserve_unit_loops=True)
     taps = _depthwise(s, layer, stage, s.get_loops(stage)[-6:])
+    for role, loop in enumerate((loops.block, loops.outer, loops.inner, *loops.channels) if kernel.ahead else ()):
+        s.annotate(loop, AHEAD_LOOP, role)
     s.parallel(loops.block)
     decompose(s, "DA", taps)
-    decompose(s, "G", loops.reduction)
+    decompose(s, "G", loops.channels[0])
     return s.mod["main"]
 
 
@@ -55,15 +61,18 @@ def schedule_pointwise(kernel: KernelIR, layer: Layer) -> Any:
     s = Transform(kernel.func)
     loops = _pointwise(s, layer)
     s.parallel(loops.outer)
-    decompose(s, "G", loops.reduction)
+    decompose(s, "G", loops.channels[0])
     return s.mod["main"]
 
 
+@dataclass(frozen=True)
 class _PointwiseLoops:
-    """The loops that later steps need: block, the outer of the two tile loops, and the reduction's first."""
+    """The loops that later steps need: block, the two tile loops, and those of the channels that are not unrolled."""
 
-    def __init__(self, block: Loop, outer: Loop, reduction: Loop) -> None:
-        self.block, self.outer, self.reduction = block, outer, reduction
+    block: Loop
+    outer: Loop
+    inner: Loop
+    channels: tuple[Loop, ...]
 
 
 def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
@@ -95,7 +104,7 @@ def _pointwise(s: Any, layer: Layer) -> _PointwiseLoops:
     s.unroll(j)
     s.vectorize(lane)
     s.set_scope(sums, 0, "local")
-    return _PointwiseLoops(block, outer, outer_k[0])
+    return _PointwiseLoops(block, outer, inner, tuple(outer_k[:-1]))
 
 
 def _split_channels(s: Any, layer: Layer, k: Loop) -> list[Loop]:

@@ -64,6 +64,8 @@ def _check_blocks(record: Schedule, form: Form) -> None:
         raise ScheduleError(
             f"schedule: tile_groups={record.tile_groups} needs split=True, order='panel' and a divisor of {tiles} tiles"
         )
+    if record.prefetch and (form.pointwise is None or record.split or whole):
+        raise ScheduleError("schedule: prefetch=True needs a pointwise stage, split=False and more than one block")
     scratch = record.rows * record.columns * form.depthwise_channels * 4
     if form.pointwise is not None and scratch > MOST_SCRATCH_BYTES and not record.split:
         raise ScheduleError(f"schedule: rows={record.rows} needs {scratch} bytes of scratch, over {MOST_SCRATCH_BYTES}")
@@ -77,7 +79,7 @@ def _check_registers(record: Schedule, form: Form, machine: Machine) -> None:
             tile = f"tile_pixels={record.tile_pixels} x tile_vectors={record.tile_vectors}"
             raise ScheduleError(f"schedule: {tile} needs {used} vector registers, a tile of this target has {most}")
     registers = machine.vector_registers
-    used = record.tile_rows * record.tile_columns + 2
+    used = record.tile_rows * record.tile_columns * -(-record.depthwise_lanes // machine.float_lanes) + 2
     if used > registers:
         tile = f"tile_rows={record.tile_rows} x tile_columns={record.tile_columns}"
         raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {registers}")

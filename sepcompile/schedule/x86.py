@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
     best = min(_blocks(form, machine, split), key=lambda block: _block_cost(form, machine, block, split))
     rows, columns = best
     tile = _register_tile(form, machine, rows * columns)
+    panels = split and _prefers_panels(form, machine, tile)
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
         depthwise_lanes=lanes_of(form.depthwise_channels, machine),
@@ -50,8 +52,10 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
         tile_pixels=tile.pixels,
         tile_vectors=tile.vectors,
         k_unroll=4,
-        order="panel" if split and _prefers_panels(form, machine, tile) else "pixel",
+        order="panel" if panels else "pixel",
         split=split,
+        tile_groups=_groups(form, machine, tile) if panels else 1,
+        prefetch=not split and best != (form.out_height, form.out_width) and _leaves_cache(form, machine),
     )
 
 
@@ -98,9 +102,29 @@ def _prefers_panels(form: Form, machine: Machine, tile: _Tile) -> bool:
 
     Panels are also its tasks then, so there must be enough of them for every core.
     """
-    lanes = lanes_of(form.out_channels, machine)
-    panels = -(-form.out_channels // (lanes * tile.vectors))
+    panels = _panels(form, machine, tile)
     return form.depthwise_channels * form.out_channels * 4 > machine.l2_bytes * 0.6 or panels >= 4 * machine.cores
+
+
+def _groups(form: Form, machine: Machine, tile: _Tile) -> int:
+    """Groups of pixel tiles for which the tasks, a panel and a group each, share out among the cores."""
+    panels = _panels(form, machine, tile)
+    tiles = -(-form.out_height * form.out_width // tile.pixels)
+    divisors = [n for n in range(1, 9) if tiles % n == 0]
+    return min(divisors, key=lambda n: (max(1.02, _imbalance(n * panels, machine)), n))
+
+
+def _imbalance(tasks: int, machine: Machine) -> float:
+    """The tasks of the busiest core against a fair share."""
+    return -(-tasks // machine.cores) * machine.cores / tasks
+
+
+def _leaves_cache(form: Form, machine: Machine) -> bool:
+    """Whether input and output are so large that a block's input has left L2 before it is read.
+
+    On Zen 5 a prefetch gains 4 % with 4.6 MB of both, 36 % with 16 MB, and nothing below 3 MB, with 1 MB of L2.
+    """
+    return (form.height * form.width * form.channels + math.prod(form.image)) * 4 > 4 * machine.l2_bytes
 
 
 def _walks_channels(form: Form, machine: Machine) -> bool:
@@ -111,6 +135,10 @@ def _walks_channels(form: Form, machine: Machine) -> bool:
     """
     pixels = form.height * form.width * form.channels + form.out_height * form.out_width * form.depthwise_channels
     return pixels * 4 <= machine.l2_bytes and form.channels * 4 % (machine.vector_bits // 8) == 0
+
+
+def _panels(form: Form, machine: Machine, tile: _Tile) -> int:
+    return -(-form.out_channels // (lanes_of(form.out_channels, machine) * tile.vectors))
 
 
 @dataclass(frozen=True)
@@ -158,7 +186,7 @@ def _block_cost(form: Form, machine: Machine, block: tuple[int, int], split: boo
     scratch = pixels * form.depthwise_channels * 4
     cache = 1.0 if scratch <= machine.l2_bytes // 8 else 1.0 + 0.1 * scratch / machine.l2_bytes
     # Too few tasks leave threads idle; too small blocks pay the loops' start-up more often.
-    balance = 1.0 if split else -(-count // machine.cores) * machine.cores / count
+    balance = 1.0 if split else _imbalance(count, machine)
     small = 1.0 + 4.0 / pixels
     return waste * tile.cost * cache * (0.5 + 0.5 * balance) * small
 

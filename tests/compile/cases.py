@@ -109,6 +109,7 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
     registers = machine.tile_registers
     vectors = rng.randint(1, min(5, -(-form.out_channels // wide)))
     pixels = rng.randint(1, min(rows * columns, max(1, (registers - 1 - vectors) // vectors)))
+    blocks = form.pointwise is not None and (rows, columns) != (form.out_height, form.out_width)
     order, tiles = rng.choice(["pixel", "panel"]), -(-rows * columns // pixels)
     return Schedule(
         lanes=wide,
@@ -126,5 +127,6 @@ def _draw(form: Form, machine: Machine, rng: random.Random) -> Schedule:
         k_unroll=rng.choice([1, 2, 4, 8]),
         order=order,
         split=split,
+        prefetch=blocks and rng.random() < 0.5,
         tile_groups=rng.choice([n for n in (1, 2, 3, 5) if tiles % n == 0]) if split and order == "panel" else 1,
     )

@@ -84,3 +84,15 @@ def test_depth_multiplier_repeats_lanes_of_a_vector(multiplier: int, kernel: tup
     assert not Schedule.from_json(compiled.schedule).staged
     lane_by_lane = re.findall(r"\s(v?insertps|v?pinsrd|v?gatherdps|v?pgatherdd)\s", compiled.assembly)
     assert not lane_by_lane, lane_by_lane
+
+
+@pytest.mark.parametrize(("size", "expected"), [(147, True), (28, False)])
+def test_large_images_are_prefetched(size: int, expected: bool) -> None:
+    layer = read("SeparableConv2D", {"filters": 128, "kernel_size": 3}, (None, size, size, 64), keras_version="3.15")
+    compiled = compile_variant(
+        layer.program, layer.weights, get_target("x86-64-v4"), symbol="layer", worker=shared_worker(), texts=True
+    )
+    assert Schedule.from_json(compiled.schedule).prefetch is expected
+    asked = [loop for loop in re.split(r"\n\.LBB", compiled.assembly) if "prefetch" in loop]
+    assert bool(asked) is expected
+    assert all("fmadd" in loop for loop in asked), "requests belong between the product's multiply-adds"
