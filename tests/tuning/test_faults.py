@@ -208,6 +208,7 @@ class Killed:
             assert len(set(stored)) == len(stored), "something was measured twice"
         assert sorted(questions(database)) == sorted(expected)
         self.kills += kills
+        print(f"seed {seed}: {kills} kills, {len(expected)} measurements")
 
     def _run(self, database: Path, seed: int, kill: bool) -> tuple[int, bool]:
         """How many measurements were made, and whether the search came to its end.
