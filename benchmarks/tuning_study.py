@@ -1,11 +1,13 @@
-"""What tuning gains per layer, and how the search compares with others: random, evolution alone, the cost model alone.
+"""What tuning gains per layer, and how the search compares with others: random, evolution, no start by the cost model.
 
 For each layer of a suite: the search at 64 trials, its winner measured again beside the heuristic's schedule in several
 launches, with one thread and with all; with --compare the other strategies at as many trials; with --exhaustive a sweep
 of the space (hundreds of candidates), with its best measured beside the winner. Everything is kept in a database: a run
 that was ended goes on where it was. Writes JSON and, of the strategies' courses, an SVG file; prints a table.
 
-    python benchmarks/tuning_study.py --suite dev --compare --exhaustive mnv1_b7 --output build/tuning
+    python benchmarks/tuning_study.py --suite dev --compare all --exhaustive mnv1_b7 --output build/tuning
+
+--synthetic compares the strategies on costs that are known instead, and needs no quiet machine.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,14 @@ from sepcompile.bench import suites
 from sepcompile.bench.layers import BenchLayer
 from sepcompile.frontend import read_layer
 from sepcompile.tuning.build import Subject
+from sepcompile.tuning.families import build_space
 from sepcompile.tuning.search import Search, SearchSettings
 from sepcompile.tuning.space import Point, Space
 from sepcompile.tuning.sweep import sweep
 from sepcompile.tuning.tuner import SearchOptions, Tuner
 from sepcompile.tuning.workbench import Workbench, workbench
+
+WIDTH = 5
 
 
 def subject_of(layer: BenchLayer, target: targets.Target) -> Subject:
@@ -44,18 +50,20 @@ def subject_of(layer: BenchLayer, target: targets.Target) -> Subject:
 # ---- strategies ----------------------------------------------------------------------------------------------------
 
 
-def proposals(name: str, bench: Workbench, seed: int, trials: int) -> list[tuple[Point, float]]:
+def proposals(
+    name: str, space: Space[Any], ratios: Callable[[Sequence[Point]], Mapping[Point, float]], seed: int, trials: int
+) -> list[tuple[Point, float]]:
     """What a strategy measures, in order, with the times over the heuristic's."""
     told: list[tuple[Point, float]] = []
-    propose = STRATEGIES[name](bench.space, seed)
+    propose = STRATEGIES[name](space, seed)
     while len(told) < trials:
         # A few at a time, as they are under way at a time.
         points = [
-            point for point in (propose(told) for _ in range(min(bench.width, trials - len(told)))) if point is not None
+            point for point in (propose(told) for _ in range(min(WIDTH, trials - len(told)))) if point is not None
         ]
         if not points:
             break
-        times = bench.ratios(points)
+        times = ratios(points)
         told += [(point, times.get(point, math.inf)) for point in points]
     return told
 
@@ -131,7 +139,7 @@ def study(layer: BenchLayer, target: targets.Target, options: argparse.Namespace
         if layer.name in options.compare or "all" in options.compare:
             row["courses"] = {
                 name: [
-                    [min(ratio, 1e3) for _, ratio in proposals(name, bench, seed, options.trials)]
+                    [min(ratio, 1e3) for _, ratio in proposals(name, bench.space, bench.ratios, seed, options.trials)]
                     for seed in range(options.seeds)
                 ]
                 for name in STRATEGIES
@@ -154,6 +162,56 @@ def exhaustive(bench: Workbench, schedule: Any) -> dict[str, object]:
         "schedule": record.to_json(),
         "search_over_best": bench.again(schedule, record),
     }
+
+
+# ---- costs that are known ----------------------------------------------------------------------------------------
+
+
+def synthetic(layer: BenchLayer, target: targets.Target, options: argparse.Namespace) -> dict[str, object]:
+    """The strategies on invented costs: the model's to a power, times a smooth function around some optimum.
+
+    The ratios are to the least cost that descents from many points find, not to the heuristic's.
+    """
+    subject = subject_of(layer, target)
+    space = build_space(subject.form, target, None)
+    courses: dict[str, list[list[float]]] = {name: [] for name in STRATEGIES}
+    for seed in range(options.seeds):
+        cost = _invented(space, seed)
+        rng = np.random.default_rng(99)
+        starts = [min((space.random(rng) for _ in range(100)), key=cost) for _ in range(3)]
+        best = min(cost(_descend(space, cost, start)) for start in starts)
+        for name in STRATEGIES:
+
+            def ratios(points: Sequence[Point], cost: Cost = cost) -> dict[Point, float]:
+                return {point: cost(point) / cost(space.start) for point in points}
+
+            told = proposals(name, space, ratios, seed, options.trials)
+            courses[name].append([ratio * cost(space.start) / best for _, ratio in told])
+    return {"layer": layer.name, "courses": courses}
+
+
+Cost = Callable[[Point], float]
+
+
+def _invented(space: Space[Any], seed: int) -> Cost:
+    rng = np.random.default_rng(seed)
+    centre = space.features([space.random(rng)])[0]
+    slopes = rng.gamma(1.0, 0.02, centre.size)
+    mixing = rng.normal(0.0, 0.004, (centre.size, centre.size))
+
+    @cache
+    def cost(point: Point) -> float:
+        away = space.features([point])[0] - centre
+        bent = slopes @ np.abs(away) + np.sum((mixing.T @ away) ** 2)
+        return float(space.cost(point) ** 0.6 * np.exp(bent))
+
+    return cost
+
+
+def _descend(space: Space[Any], cost: Cost, point: Point) -> Point:
+    while cost(near := min(space.neighbours(point), key=cost, default=point)) < cost(point):
+        point = near
+    return point
 
 
 # ---- figures -------------------------------------------------------------------------------------------------------
@@ -206,26 +264,27 @@ def geomean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def curves(rows: Sequence[dict[str, Any]], trials: int) -> str:
-    """The best so far of each strategy, the geometric mean over layers and seeds, as SVG."""
+def curves(rows: Sequence[dict[str, Any]], trials: int, most: float, what: str) -> str:
+    """The best so far of each strategy (at first ``most``), the geometric mean over layers and seeds, as SVG."""
     colours = dict(zip(STRATEGIES, ("#8aa29e", "#edae49", "#30638e", "#d1495b"), strict=True))
     lines = {}
     for name in STRATEGIES:
         courses = [course for row in rows for course in row.get("courses", {}).get(name, []) if course]
         if courses:
-            lines[name] = [geomean(min([1.0, *course[: n + 1]]) for course in courses) for n in range(trials)]
+            lines[name] = [geomean(min([most, *course[: n + 1]]) for course in courses) for n in range(trials)]
     low = min((min(line) for line in lines.values()), default=0.9) - 0.005
     left, right, top, bottom = 60, 600, 20, 300
+    low = min(low, most - 0.01)
 
     def x(number: float) -> float:
         return left + number / max(1, trials - 1) * (right - left)
 
     def y(ratio: float) -> float:
-        return top + (1.0 - ratio) / (1.0 - low) * (bottom - top)
+        return top + (most - ratio) / (most - low) * (bottom - top)
 
     parts = []
     for step in range(5):
-        ratio = 1.0 - step * (1.0 - low) / 4
+        ratio = most - step * (most - low) / 4
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y(ratio):.1f}" y2="{y(ratio):.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y(ratio) + 4:.1f}" text-anchor="end">{ratio:.3f}</text>')
     for number in range(0, trials, 8):
@@ -234,7 +293,7 @@ def curves(rows: Sequence[dict[str, Any]], trials: int) -> str:
         path = " ".join(f"{x(n):.1f},{y(ratio):.1f}" for n, ratio in enumerate(line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
         parts.append(f'<text x="{right - 170}" y="{top + 14 + 16 * row}" fill="{colours[name]}">{name}</text>')
-    title = f'<text x="{left}" y="{bottom + 38}">trials; time of the best so far over the heuristic&#8217;s</text>'
+    title = f'<text x="{left}" y="{bottom + 38}">trials; time of the best so far over {what}</text>'
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 350" font-family="sans-serif" font-size="12">'
     return f'{head}<rect width="620" height="350" fill="white"/>{"".join(parts)}{title}</svg>\n'
 
@@ -250,6 +309,7 @@ def main() -> int:
     parser.add_argument(
         "--compare", action="append", default=[], metavar="LAYER|all", help="other strategies; repeatable"
     )
+    parser.add_argument("--synthetic", action="store_true", help="known costs instead of measurements")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each strategy")
     parser.add_argument("--exhaustive", action="append", default=[], metavar="LAYER|all", help="sweep; repeatable")
     parser.add_argument(
@@ -259,14 +319,25 @@ def main() -> int:
     target = targets.get_target(options.target)
     options.output.mkdir(parents=True, exist_ok=True)
     rows = []
-    for layer in suites.select(suites.load(options.suite), options.only):
+    layers = suites.select(suites.load(options.suite), options.only)
+    if options.synthetic:
+        rows = [synthetic(layer, target, options) for layer in layers]
+        text = curves(rows, options.trials, 1.25, "the least cost")
+        (options.output / "synthetic.svg").write_text(text, encoding="utf-8")
+        for name in STRATEGIES:
+            ends = [min(course) for row in rows for course in row["courses"][name]]  # type: ignore[index]
+            print(f"{name}: {geomean(ends):.3f} of the least cost, at worst {max(ends):.3f}, {len(ends)} runs")
+        return 0
+    for layer in layers:
         rows.append(study(layer, target, options))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
         document = {"target": target.name, "trials": options.trials, "seed": options.seed, "layers": rows}
         (options.output / "study.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (options.output / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     if any("courses" in row for row in rows):
-        (options.output / "curves.svg").write_text(curves(rows, options.trials), encoding="utf-8")
+        (options.output / "curves.svg").write_text(
+            curves(rows, options.trials, 1.0, "the heuristic's"), encoding="utf-8"
+        )
     print(table(rows), summary(rows), sep="\n")
     return 0
 
