@@ -97,7 +97,7 @@ def _compiled_text(artifact: Artifact, seconds: float) -> None:
     for note in artifact.notes:
         output.say(f"note: {note}")
     if all(variant.bare for variant in found.variants):
-        output.say(f"next: link {output.short(artifact.parts[0].path)}/{found.variants[0].library} and the others")
+        output.say(f"next: link {output.short(part.path)}/{found.variants[0].library} and the others")
     else:
         output.say(f"next: {output.program()} run {output.short(artifact.parts[0].path)} --benchmark")
 
