@@ -195,7 +195,7 @@ _BAD: dict[str, list[Any]] = {
         {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "eval"},
     ],
     "use_bias": ["no", 2, [True, True], {"a": 1}],
-    "dtype": ["bfloat16", "float64", "int8", "half?", 32, {"class_name": "DTypePolicy", "config": {}}, ["float32"]],
+    "dtype": ["float8", "float64", "int8", "half?", 32, {"class_name": "DTypePolicy", "config": {}}, ["float32"]],
     "depthwise_initializer": ["glorot", 3, {"class_name": "HeNormal", "config": {"sd": 1}}, {"class_name": "os"}],
     "bias_initializer": ["Zeroes", {"config": {}}, [], {"class_name": "Constant", "config": {"value": "x"}}],
     "depthwise_regularizer": ["l3", 0.1, {"class_name": "L2", "config": {"l1": 1.0}}],

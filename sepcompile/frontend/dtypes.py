@@ -10,17 +10,18 @@ from sepcompile.frontend.values import at, fail, show
 from sepcompile.ir.stages import Origin
 
 _UNSUPPORTED = frozenset(
-    {"bfloat16", "mixed_bfloat16", "float64", "double", "int8", "uint8", "int16", "int32", "int64", "bool", "complex64"}
+    {"float64", "double", "int8", "uint8", "int16", "int32", "int64", "bool", "complex64"}
 )
 _QUANTIZED = ("int8_from_", "float8_from_", "int4_from_", "int4/", "gptq/", "awq/")
-_ACCEPTED = "float32, float16 or mixed_float16"
+_POLICIES = ("float32", "float16", "mixed_float16", "bfloat16", "mixed_bfloat16")
+_ACCEPTED = "float32, float16, mixed_float16, bfloat16 or mixed_bfloat16"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """``compute`` is the dtype of input and output, "float32" or "float16".
+    """``compute`` is the dtype of input and output, "float32", "float16" or "bfloat16".
 
-    float16 and mixed_float16 differ in their variables only, and both cast them to float16 before they compute.
+    A mixed policy differs in its variables only, which both cast to the narrow type before they compute.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Policy:
     @property
     def compute(self) -> str:
         """The dtype of the layer's input, weights and output at the edge of its computation."""
-        return "float32" if self.name == "float32" else "float16"
+        return self.name.removeprefix("mixed_")
 
 
 def read_policy(value: object, where: Origin, major: int | None = None) -> Policy:
@@ -44,7 +45,7 @@ def read_policy(value: object, where: Origin, major: int | None = None) -> Polic
         fail(where, value, _ACCEPTED)
     if value == "half" and major != 3:
         return Policy("float16")
-    if value in ("float32", "float16", "mixed_float16"):
+    if value in _POLICIES:
         return Policy(value)
     if value in _UNSUPPORTED or value.startswith(_QUANTIZED):
         raise UnsupportedError(f"{where}={show(value)} is not compiled; accepted: {_ACCEPTED}")

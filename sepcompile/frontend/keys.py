@@ -56,7 +56,7 @@ KEYS: tuple[Key, ...] = (
     Key("depth_multiplier", "computes", "an integer >= 1", "1"),
     Key("activation", "computes", "a name, a serialized function or activation layer, or None", "'linear'"),
     Key("use_bias", "computes", "True or False (0, 1 and None as Keras takes them)", "True"),
-    Key("dtype", "computes", "float32, float16 or mixed_float16, as a name or a policy, or None", "'float32'"),
+    Key("dtype", "computes", "float32, (mixed_)float16, (mixed_)bfloat16; a name, a policy or None", "'float32'"),
     Key("depthwise_initializer", "weights", _INITIALIZER, "'glorot_uniform'"),
     Key("pointwise_initializer", "weights", _INITIALIZER, "'glorot_uniform'", _SEPARABLE),
     Key("bias_initializer", "weights", _INITIALIZER, "'zeros'"),

@@ -23,6 +23,7 @@ from sepcompile.frontend.containers import read_file
 from sepcompile.frontend.initializers import Initializer, draw
 from sepcompile.frontend.layers import LayerConfig
 from sepcompile.frontend.values import show
+from sepcompile.ir.rounding import round_to
 from sepcompile.ir.stages import Origin
 
 Weights = dict[str, NDArray[np.float32]]
@@ -158,6 +159,8 @@ def _array(value: object, slot: Slot, where: Origin) -> NDArray[Any]:
         array = np.asarray(value)
     except Exception as cause:
         raise WeightError(f"{label}={show(value)} is not an array: {show(str(cause))}") from None
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, as Keras hands its weights over
+        array = array.astype(np.float32)
     if array.dtype.kind not in "fiu":
         raise WeightError(f"{label} has dtype {array.dtype}; expected real numbers")
     if array.shape != slot.keras_shape and array.shape not in slot.accepted:
@@ -167,8 +170,7 @@ def _array(value: object, slot: Slot, where: Origin) -> NDArray[Any]:
 
 def _finish(array: NDArray[Any], slot: Slot, where: Origin) -> NDArray[np.float32]:
     """Rounded to the layer's dtype, checked for finiteness, and in the IR's shape."""
-    with np.errstate(over="ignore"):
-        rounded = array.astype(slot.dtype).astype(np.float32)
+    rounded = round_to(array, slot.dtype)
     bad = int(rounded.size - np.count_nonzero(np.isfinite(rounded)))
     if bad:
         raise WeightError(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sepcompile.errors import ConfigError, InputError, WeightError
 from sepcompile.ir import activations
 from sepcompile.ir.activations import Array
+from sepcompile.ir.rounding import EPS_BFLOAT16, EPS_TF32
 from sepcompile.ir.shapes import NCHW, NHWC, Layout, permute
 from sepcompile.ir.spread import spread
 from sepcompile.ir.stages import (
@@ -54,8 +55,26 @@ def evaluate(program: Program, weights: Weights, x: ArrayLike, residual: ArrayLi
     return _unlifted(program, value, layout)
 
 
+def roundoffs(program: Program, precision: str = "float32") -> tuple[float, float]:
+    """``eps`` and ``products`` of ``error_bound`` for kernels of ``program``.
+
+    They sum in float32; float16's bound takes its own roundoff for everything, which covers its narrow range as well.
+    """
+    dtypes = (program.input.dtype, program.output.dtype)
+    if "float16" in dtypes:
+        return EPS_FLOAT16, 0.0
+    if "bfloat16" in dtypes:
+        return EPS_FLOAT32, EPS_BFLOAT16
+    return EPS_FLOAT32, EPS_TF32 if precision == "tf32" else 0.0
+
+
 def error_bound(
-    program: Program, weights: Weights, x: ArrayLike, eps: float = EPS_FLOAT32, residual: ArrayLike | None = None
+    program: Program,
+    weights: Weights,
+    x: ArrayLike,
+    eps: float = EPS_FLOAT32,
+    residual: ArrayLike | None = None,
+    products: float = 0.0,
 ) -> Array:
     """A bound on ``|computed - evaluate(program, weights, x)|`` for arithmetic with unit roundoff ``eps``.
 
@@ -63,7 +82,8 @@ def error_bound(
     following stages by the absolute values of their weights and by each activation's variation. It is infinite where
     an activation's jump or an overflow of the narrow type may fall either way, and 0 where the result is not finite
     (NaN and Inf are exact). Rounding of the input and of the output to a narrow edge dtype is included for
-    ``eps >= EPS_FLOAT16``.
+    ``eps >= EPS_FLOAT16``, and of the output to bfloat16. ``products`` is the unit roundoff of the type that both
+    operands of a matrix product are rounded to before they are multiplied, 0 where they are not.
     """
     value, layout = _lifted(program, x), _first_layout(program)
     second = _second(program, value.shape[0], residual)
@@ -71,12 +91,19 @@ def error_bound(
     largest, tiny = _range(eps)
     with np.errstate(all="ignore"):
         for stage in program.stages:
+            if isinstance(stage, Pointwise):
+                rounding = products * (2.0 + products)
+                matrix = np.abs(_weight(weights, stage.weight, stage))
+                narrowed = rounding * ((np.abs(value) + error) @ matrix)
             error = _stage_error(stage, value, error, weights, layout, eps, second)
+            if isinstance(stage, Pointwise):
+                error = error * (1.0 + rounding) + narrowed
             value = apply_stage(stage, value, weights, layout, second)
             error = np.where(np.isfinite(value), error + tiny, 0.0)
             error = np.where(np.abs(value) + error >= largest, np.where(np.isfinite(value), np.inf, 0.0), error)
             layout = permute(layout, stage.perm) if isinstance(stage, Transpose) else layout
-        error = np.where(np.isfinite(value), error + eps * np.abs(value), 0.0)
+        edge = EPS_BFLOAT16 if program.output.dtype == "bfloat16" else 0.0
+        error = np.where(np.isfinite(value), error + eps * np.abs(value) + edge * (np.abs(value) + error), 0.0)
     return _unlifted(program, error, layout)
 
 

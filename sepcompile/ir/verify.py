@@ -23,7 +23,7 @@ from sepcompile.ir.stages import (
     Transpose,
 )
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "bfloat16")
 # Kernels index one image and one weight with int32.
 MAX_ELEMENTS = 2**31 - 1
 

@@ -19,7 +19,7 @@ from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
 from sepcompile.errors import ScheduleError
 from sepcompile.frontend import ImportedLayer, read_layer
-from sepcompile.ir.reference import EPS_FLOAT16, EPS_FLOAT32, error_bound, evaluate
+from sepcompile.ir.reference import error_bound, evaluate, roundoffs
 from sepcompile.runtime import cpu
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine, Target, list_targets
@@ -63,10 +63,10 @@ def build(
     )
 
 
-def expected(layer: ImportedLayer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The float64 output and how far float32 arithmetic (float16 at the edges) may be off."""
-    half = "float16" in (layer.program.input.dtype, layer.program.output.dtype)
-    bound = error_bound(layer.program, layer.weights, x, EPS_FLOAT16 if half else EPS_FLOAT32)
+def expected(layer: ImportedLayer, x: np.ndarray, precision: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    """The float64 output and how far kernels of ``precision`` may be off."""
+    eps, products = roundoffs(layer.program, precision)
+    bound = error_bound(layer.program, layer.weights, x, eps, products=products)
     return evaluate(layer.program, layer.weights, x), bound
 
 

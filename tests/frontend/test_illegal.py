@@ -153,7 +153,7 @@ CASES = [
     ({"data_format": "NCW"}, ["data_format", "'NCW'", "'channels_first'"]),
     ({"activation": "nope"}, ["activation", "'nope'", "relu"]),
     ({"use_bias": "no"}, ["use_bias", "'no'", "True or False"]),
-    ({"dtype": "bfloat16"}, ["dtype", "'bfloat16'", "float16"]),
+    ({"dtype": "float64"}, ["dtype", "'float64'", "float16", "bfloat16"]),
     ({"bias_initializer": "zeroes"}, ["bias_initializer", "'zeroes'", "Zeros"]),
     ({"depthwise_regularizer": "l3"}, ["depthwise_regularizer", "'l3'", "L2"]),
     ({"bias_constraint": "positive"}, ["bias_constraint", "'positive'", "NonNeg"]),

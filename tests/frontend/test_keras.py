@@ -70,6 +70,14 @@ def test_float16(dtype: str, activation: object) -> None:
     assert imported.program.output.dtype == ("float32" if isinstance(activation, dict) else "float16")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed_bfloat16"])
+def test_bfloat16(dtype: str) -> None:
+    imported = check("SeparableConv2D", layer_of("", filters=4, dtype=dtype, activation="relu"), (None, 9, 8, 3))
+    assert imported.program.input.dtype == imported.program.output.dtype == "bfloat16"
+    for weight in imported.weights.values():
+        assert not (weight.view(np.uint32) & 0xFFFF).any()
+
+
 @pytest.mark.parametrize("activation", [*FUNCTIONS, *activation_objects(2)[:6]])
 def test_nan_and_inf(activation: object) -> None:
     config = layer_of("DepthwiseConv2D", kernel_size=1, activation=activation, use_bias=False)
