@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TargetName = str | os.PathLike[str]
 
-_PRECISIONS = ("float32",)
+_PRECISIONS = ("float32", "tf32")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def compile(
             file's path, or None: then they are drawn from the config's initializers with ``seed``, and the artifact
             says so. Of Keras's own files, the layer of the config's name is taken, or the only one that it can be.
         keras_version: "2", "3", "3.15": only where the source does not say and it matters.
-        precision: what the kernel computes in. Input and output follow the layer's dtype policy.
+        precision: what the kernel computes in. Input and output follow the layer's dtype policy. ``"tf32"`` lets CUDA
+            targets round what a float32 matrix product multiplies to TF32 (10 bits of mantissa); sums stay float32.
         schedule: overrides the tuning database and the heuristic, for every target.
         output: the artifact's folder; ``build/<layer name>`` if None. Of a model, the folder of its artifacts;
             ``build`` if None.
@@ -104,13 +105,14 @@ def compile(
         return compile_model(
             layer, input_shape, target, weights, keras_version, schedule, output,
             layers=layers, seed=seed, cache=cache, database=database, emit=emit, ram=ram, flash=flash,
+            precision=precision,
         )  # fmt: skip
     if layers is not None:
         raise ConfigError(f"layers={layers!r} is for a model; one layer was given")
     targets, extras = find_targets(target), Emit.of(emit, ram, flash)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
     folder = Path(output) if output is not None else Path("build") / imported.program.name
-    return write_layer(imported, targets, schedule, folder, cache, database, extras)
+    return write_layer(imported, targets, schedule, folder, cache, database, extras, precision)
 
 
 def compile_texts(
@@ -249,6 +251,7 @@ def write_layer(
     cache: str | os.PathLike[str] | bool,
     database: str | os.PathLike[str] | bool,
     emit: Emit | None = None,
+    precision: str = "float32",
 ) -> Artifact:
     """Compile a layer or block that the frontend has read into the folder ``output``."""
     from sepcompile.codegen.artifact import link_variant, write_artifact
@@ -259,7 +262,7 @@ def write_layer(
 
     program, extras = imported.program, emit or Emit()
     extras.check_targets(targets)
-    built, notes = _compiled(imported, targets, schedule, cache, database)
+    built, notes = _compiled(imported, targets, schedule, cache, database, precision=precision)
     variants = [
         link_variant(
             compiled, name=program.name, family=t.family, arch=t.arch, triple=t.triple, requires=t.requires,
@@ -276,7 +279,7 @@ def write_layer(
         output=program.output,
         variants=variants,
         weights_drawn=imported.weights_drawn,
-        selftest=make_selftest(program, imported.weights),
+        selftest=make_selftest(program, imported.weights, precision),
         tool_versions=tool_versions(),
         residual=program.residual,
     )
@@ -291,6 +294,7 @@ def _compiled(
     cache: str | os.PathLike[str] | bool,
     database: str | os.PathLike[str] | bool,
     texts: bool = False,
+    precision: str = "float32",
 ) -> tuple[list[Compiled], tuple[str, ...]]:
     """Each target's variant, and notes on what the tuning database was good for."""
     from sepcompile.autotune import find_tuned
@@ -307,7 +311,7 @@ def _compiled(
         record = tuned.schedule if tuned is not None else schedule
         compiled = compile_variant(
             imported.program, imported.weights, target,
-            symbol=symbol, worker=shared_worker(), cache=kept, schedule=record, texts=texts,
+            symbol=symbol, worker=shared_worker(), cache=kept, schedule=record, texts=texts, precision=precision,
         )  # fmt: skip
         if tuned is not None:
             notes += tuned.notes

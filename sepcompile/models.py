@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sepcompile.compute.planar_record import CpuSchedule
     from sepcompile.frontend import ImportedLayer
     from sepcompile.frontend.model import Model, ModelReport, Unit
+    from sepcompile.targets import Target
 
 INDEX = "model.json"
 FORMAT, FORMAT_VERSION = "sepcompile-model", 1
@@ -44,6 +45,7 @@ def compile_model(
     emit: str | Sequence[str] = (),
     ram: int | str | None = None,
     flash: int | str | None = None,
+    precision: str = "float32",
     step: Callable[[str, int], None] | None = None,
     within_models: bool = False,
 ) -> Artifact:
@@ -57,7 +59,7 @@ def compile_model(
         layers: shell-style patterns; only blocks with a layer or an artifact name that matches one are compiled.
         step: called before each block with its name and how many there are.
         within_models: no block reaches across the edge of a nested model.
-        target, keras_version, schedule, output, seed, cache, database, emit, ram, flash: as for
+        target, keras_version, schedule, output, seed, cache, database, emit, ram, flash, precision: as for
             ``sepcompile.compile``; ``output`` is ``build`` if None, and the limits are for each block.
 
     Returns an ``Artifact`` whose ``parts`` are the blocks' artifacts. Raises as ``sepcompile.compile`` does.
@@ -75,7 +77,7 @@ def compile_model(
         keras_version=keras_version,
         within_models=within_models,
     )
-    built, skipped = _build(found, patterns(layers), seed)
+    built, skipped = _build(found, patterns(layers), seed, targets, precision)
     if schedule is not None and len(built) > 1:
         raise ScheduleError(f"{found.graph.label}: a schedule is for one block, and {len(built)} are compiled")
     folder = Path(output) if output is not None else Path("build")
@@ -84,7 +86,9 @@ def compile_model(
     for item in built:
         if step is not None:
             step(item.unit.name, len(built))
-        parts.append(api.write_layer(item.layer, targets, schedule, folder / item.unit.name, cache, database, extras))
+        parts.append(api.write_layer(
+            item.layer, targets, schedule, folder / item.unit.name, cache, database, extras, precision
+        ))  # fmt: skip
     _write_index(folder, found, built)
     notes = tuple(dict.fromkeys((*skipped, *(note for part in parts for note in part.notes))))
     drawn = any(part.weights_drawn for part in parts)
@@ -102,7 +106,7 @@ def read_blocks(
     from sepcompile.frontend.model import read_model
 
     found = read_model(model, weights=weights, input_shape=input_shape, keras_version=keras_version)
-    return [item.layer for item in _build(found, patterns(layers), 0)[0]]
+    return [item.layer for item in _build(found, patterns(layers), 0, (), "float32")[0]]
 
 
 def inspect_model(
@@ -127,15 +131,21 @@ def patterns(layers: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _build(model: Model, patterns: tuple[str, ...], seed: int) -> tuple[list[_Built], list[str]]:
+def _build(
+    model: Model, patterns: tuple[str, ...], seed: int, targets: tuple[Target, ...], precision: str
+) -> tuple[list[_Built], list[str]]:
     """Every chosen block, and a note for each that cannot be built. One that was asked for is an error instead."""
+    from sepcompile.codegen.variant import check_precision
     from sepcompile.errors import ConfigError, SepcompileError, UnsupportedError
 
     built: list[_Built] = []
     skipped: list[str] = []
     for unit in model.select(patterns):
         try:
-            built.append(_Built(unit, model.build(unit, seed)))
+            layer = model.build(unit, seed)
+            for target in targets:
+                check_precision(layer.program, target, precision)
+            built.append(_Built(unit, layer))
         except SepcompileError as cause:
             if patterns:
                 raise

@@ -52,7 +52,8 @@ class Gpu:
     """What CUDA schedules are chosen by: the GPU's multiprocessors and what each of them has.
 
     ``shared_bytes`` and ``threads`` are per multiprocessor; ``bandwidth_gbs`` is device memory's, ``fp32_gflops`` the
-    ordinary cores' and ``tensor_gflops`` the tensor cores' rate for float16.
+    ordinary cores' and ``tensor_gflops`` the tensor cores' rate for float16. ``capability`` is that of the newest GPU
+    that the target has machine code for, 90 for compute capability 9.0.
     """
 
     multiprocessors: int
@@ -62,6 +63,7 @@ class Gpu:
     bandwidth_gbs: int
     fp32_gflops: int
     tensor_gflops: int
+    capability: int
 
     def one_thread(self) -> Machine:
         """The machine as one of its threads sees it, in the terms of a CPU."""
@@ -217,7 +219,12 @@ def _read_machine(table: _Table) -> Machine:
 
 def _read_cuda(path: Path, reader: _Table) -> Target:
     table, compiler = reader.table("gpu"), reader.table("nvrtc")
-    gpu = Gpu(**{name: table.integer(name) for name in Gpu.__dataclass_fields__})
+    images = compiler.texts("images")
+    wrong = [image for image in images if not re.fullmatch(r"(sm|compute)_[0-9]{2,3}", image)]
+    if wrong or not images:
+        raise TargetError(f"target file {path}: images={list(images)} must be like 'sm_90' or 'compute_75'")
+    numbers = {name: table.integer(name) for name in Gpu.__dataclass_fields__ if name != "capability"}
+    gpu = Gpu(**numbers, capability=max(int(image.partition("_")[2]) for image in images))
     target = Target(
         name=path.stem,
         family=reader.text("family"),
@@ -229,13 +236,10 @@ def _read_cuda(path: Path, reader: _Table) -> Target:
         machine=gpu.one_thread(),
         example_devices=reader.texts("example_devices"),
         gpu=gpu,
-        images=compiler.texts("images"),
+        images=images,
     )
     for part in (reader, table, compiler):
         part.done()
-    wrong = [image for image in target.images if not re.fullmatch(r"(sm|compute)_[0-9]{2,3}", image)]
-    if wrong or not target.images:
-        raise TargetError(f"target file {path}: images={list(target.images)} must be like 'sm_90' or 'compute_75'")
     return target
 
 

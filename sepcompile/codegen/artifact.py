@@ -26,7 +26,7 @@ from sepcompile.runtime.manifest import MANIFEST, SELFTEST, SELFTEST_TENSORS, WE
 from sepcompile.runtime.manifest import read_manifest as _read_manifest
 from sepcompile.runtime.results import SelfTest
 
-_C_TYPES = {"float32": "float", "float16": "uint16_t", "float64": "double"}
+_C_TYPES = {"float32": "float", "float16": "uint16_t", "bfloat16": "uint16_t", "float64": "double"}
 _OWN_FOLDERS = ("build", "include", "runtime", "src")
 
 
@@ -48,6 +48,7 @@ class LinkedVariant:
     schedule_source: str
     images: Mapping[str, bytes] = field(default_factory=dict)
     launches: tuple[Launch, ...] = ()
+    precision: str = "float32"
     static: StaticLibrary | None = None
 
 
@@ -82,6 +83,7 @@ def link_variant(
         schedule_source=compiled.schedule_source,
         images=dict(compiled.images),
         launches=compiled.launches,
+        precision=compiled.precision,
         static=static,
     )
 
@@ -225,13 +227,14 @@ def _record(variant: LinkedVariant, library: str, keys: Mapping[str, str]) -> Va
         keys=keys,
         images={arch: f"{folder}/{_image_name(variant.symbol, arch)}" for arch in variant.images},
         launches=variant.launches,
+        precision=variant.precision,
         static=variant.static,
         archive=f"{folder}/lib{variant.symbol}.a" if variant.static else "",
     )
 
 
 def _selftest_file(selftest: SelfTest, input: TensorSpec) -> bytes:
-    if selftest.pattern.dtype != np.dtype(input.dtype):
+    if selftest.pattern.dtype != np.dtype("float32" if input.dtype == "bfloat16" else input.dtype):
         raise CompileError(f"self-test: pattern is {selftest.pattern.dtype.name}; the layer's input is {input.dtype}")
     return write_tensors({name: getattr(selftest, name) for name in SELFTEST_TENSORS}).data
 

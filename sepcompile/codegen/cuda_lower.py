@@ -21,7 +21,7 @@ from sepcompile.compute.form import Form
 from sepcompile.errors import CompileError
 from sepcompile.schedule import cuda_apply, cuda_tensor
 
-_ITEM_BYTES = {"float32": 4, "float16": 2}
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _SCALARS = ("rows", "blocks")
 _MOST_INDEX = 2**31 - 1
 STATIC_SHARED_BYTES = 48 * 1024
@@ -100,7 +100,7 @@ def _kernels(form: Form, record: CudaSchedule, symbol: str) -> _Kernels:
         layer = ck.depthwise_kernel(inner, record, "x", result)
         kernels.add(layer, cuda_apply.schedule_depthwise(layer))
     elif record.split:
-        item = _ITEM_BYTES[between_dtype(record)]
+        item = _ITEM_BYTES[between_dtype(form, record)]
         pixels = form.out_height * form.out_width
         between = kernels.buffer("depthwise", pixels * padded_channels(form, record) * item)
         first = ck.depthwise_kernel(inner, record, "x", between)

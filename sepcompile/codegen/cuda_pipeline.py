@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.s_tir import transform as st
 from tvm.tirx import transform as tx
 
+from sepcompile.codegen.cuda_passes import lower_copies, lower_fragments
 from sepcompile.compute.cuda_tile import GuardedView
 from sepcompile.errors import CompileError
 
@@ -39,6 +40,8 @@ def lower(func: Any, name: str, views: Mapping[str, GuardedView]) -> CudaFunctio
     with target, tvm.transform.PassContext(config={"tirx.merge_static_smem": True}):
         mod = tvm.ir.transform.Sequential(_to_loops())(mod)
         mod = tvm.IRModule({name: _apply_views(mod[name], views)}, attrs=mod.attrs)
+        mod = tvm.ir.transform.Sequential(_to_vectors())(mod)
+        mod = tvm.IRModule({name: lower_fragments(lower_copies(mod[name]))}, attrs=mod.attrs)
         mod = tvm.ir.transform.Sequential(_to_device())(mod)
         device = tx.Filter(lambda f: "calling_conv" in f.attrs and int(f.attrs["calling_conv"]) == 2)(mod)
         device = tvm.ir.transform.Sequential([tx.LowerWarpMemory(), tx.StmtSimplify(), tx.LowerIntrin()])(device)
@@ -85,13 +88,16 @@ def _to_loops() -> Sequence[Any]:
     ]  # fmt: skip
 
 
+def _to_vectors() -> Sequence[Any]:
+    return [tx.FlattenBuffer(), tx.NarrowDataType(32), tx.VectorizeLoop(True), st.InjectVirtualThread()]
+
+
 def _to_device() -> Sequence[Any]:
     return [
-        tx.FlattenBuffer(), tx.NarrowDataType(32), tx.VectorizeLoop(True), st.InjectVirtualThread(),
         st.InjectDoubleBuffer(), st.HoistIfThenElse(), tx.UnrollLoop(), st.RenormalizeSplitPattern(),
         tx.StmtSimplify(), tx.RemoveNoOp(), st.RewriteUnsafeSelect(), tx.CommonSubexprElim(), tx.VerifyMemory(),
         # Barriers come after tiles were given the same place, so that they keep those apart as well.
-        tx.AnnotateEntryFunc(), st.MergeSharedMemoryAllocations(), st.ThreadSync("shared"), st.InferFragment(),
+        tx.AnnotateEntryFunc(), st.MergeSharedMemoryAllocations(), st.ThreadSync("shared"),
         st.LowerThreadAllreduce(), tx.SplitHostDevice(),
     ]  # fmt: skip
 

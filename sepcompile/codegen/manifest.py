@@ -39,6 +39,7 @@ class VariantRecord:
     keys: Mapping[str, str]
     images: Mapping[str, str] = field(default_factory=dict)
     launches: tuple[Launch, ...] = ()
+    precision: str = "float32"
     static: StaticLibrary | None = None
     archive: str = ""
 
@@ -109,7 +110,8 @@ def _variant(variant: VariantRecord) -> dict[str, object]:
 def _cuda(variant: VariantRecord) -> dict[str, object]:
     if not variant.images:
         return {}
-    return {"cuda": {"images": dict(variant.images), "launches": [asdict(launch) for launch in variant.launches]}}
+    launches = [asdict(launch) for launch in variant.launches]
+    return {"cuda": {"images": dict(variant.images), "launches": launches, "precision": variant.precision}}
 
 
 def _c_api(variant: VariantRecord) -> dict[str, object]:

@@ -92,3 +92,4 @@ class Compiled:
     assembly: str = ""
     launches: tuple[Launch, ...] = ()
     images: tuple[tuple[str, bytes], ...] = ()
+    precision: str = "float32"

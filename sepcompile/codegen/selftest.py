@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sepcompile.ir.activations import KINDS, apply
 from sepcompile.ir.passes import canonicalize
-from sepcompile.ir.reference import EPS_FLOAT16, EPS_FLOAT32, error_bound, evaluate
+from sepcompile.ir.reference import error_bound, evaluate, roundoffs
+from sepcompile.ir.rounding import round_bfloat16
 from sepcompile.ir.stages import Activation, Depthwise, Pad, Program, Stage, TensorSpec, Transpose, input_shape
 from sepcompile.runtime.results import SelfTest
 
@@ -26,23 +27,23 @@ _NOTHING = (np.empty(0, np.int64), np.empty(0), np.empty(0))
 WHOLE_ELEMENTS = 200_000  # of input and output: up to here the reference computes the whole image
 
 
-def make_selftest(program: Program, weights: Weights) -> SelfTest:
-    """A self-test of one batch.
+def make_selftest(program: Program, weights: Weights, precision: str = "float32") -> SelfTest:
+    """A self-test of one batch, with the tolerance of kernels of ``precision``.
 
     The reference of a large image is computed at sampled pixels only: their windows, as a batch of tiny images.
     """
     rng = np.random.default_rng(SEED)
-    pattern = rng.standard_normal(PERIOD).astype(program.input.dtype)
+    drawn = rng.standard_normal(PERIOD)
+    pattern = round_bfloat16(drawn) if program.input.dtype == "bfloat16" else drawn.astype(program.input.dtype)
     shape = (program.batch or 1, *(size or 1 for size in program.input.shape[1:]))
     x = np.resize(pattern, shape)
-    half = "float16" in (program.input.dtype, program.output.dtype)
-    eps = EPS_FLOAT16 if half else EPS_FLOAT32
+    roundoff = roundoffs(program, precision)
     test = SelfTest(pattern, shape, *_NOTHING, *_second_input(program, shape[0]))
     second = test.inputs[1] if program.residual else None
-    sampled = _sampled_pixels(canonicalize(program), weights, x, second, eps, rng)
+    sampled = _sampled_pixels(canonicalize(program), weights, x, second, roundoff, rng)
     if sampled is None:
         expected = evaluate(program, weights, x, second).reshape(-1)
-        bound = error_bound(program, weights, x, eps, second).reshape(-1)
+        bound = error_bound(program, weights, x, roundoff[0], second, roundoff[1]).reshape(-1)
         positions = np.arange(expected.size)
     else:
         positions, expected, bound = sampled
@@ -59,7 +60,8 @@ def _second_input(program: Program, batch: int) -> tuple[tuple[int, ...], np.dty
 
 
 def _sampled_pixels(
-    program: Program, weights: Weights, x: Array, second: Array | None, eps: float, rng: np.random.Generator
+    program: Program, weights: Weights, x: Array, second: Array | None, roundoff: tuple[float, float],
+    rng: np.random.Generator
 ) -> tuple[Array, Array, Array] | None:
     """(flat positions, expected, bound) of all channels of some pixels; None where only the whole image will do."""
     elements = x.size + math.prod(size or 1 for size in program.output.shape)
@@ -87,7 +89,7 @@ def _sampled_pixels(
     if second is not None:
         second = second.reshape(batch, rows * columns, channels)[images, pixels][:, None, None, :]
     values = evaluate(local, weights, windows, second)
-    bounds = error_bound(local, weights, windows, eps, second)
+    bounds = error_bound(local, weights, windows, roundoff[0], second, roundoff[1])
     return flat.reshape(-1), values.reshape(-1), bounds.reshape(-1)
 
 

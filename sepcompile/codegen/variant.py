@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from sepcompile.compute.packing import pack_weights
 from sepcompile.compute.planar_layer import PlanarLayer
 from sepcompile.compute.planar_packing import pack_planar_weights
 from sepcompile.compute.planar_record import CpuSchedule, PlanarSchedule
-from sepcompile.errors import ScheduleError
+from sepcompile.errors import ScheduleError, UnsupportedError
 from sepcompile.ir.passes import canonicalize, fold_scale_shift
 from sepcompile.ir.stages import Program
 from sepcompile.schedule import choose, cuda
@@ -40,14 +41,19 @@ def compile_variant(
     cache: CompileCache | None = None,
     schedule: AnySchedule | None = None,
     texts: bool = False,
+    precision: str = "float32",
 ) -> Compiled:
     """Compile ``program`` for one target; ``symbol`` starts every kernel's name.
 
-    ``schedule`` overrides the heuristic; ``texts`` asks for TIR and assembly, which are never cached. Raises
-    ``UnsupportedError`` for a program that no kernel covers, ``ScheduleError`` for a record that does not fit it and
+    ``schedule`` overrides the heuristic; ``texts`` asks for TIR and assembly, which are never cached; ``precision``
+    "tf32" lets a GPU round what a float32 matrix product multiplies. Raises ``UnsupportedError`` for a program that no
+    kernel covers, or that ``target`` cannot compute in, ``ScheduleError`` for a record that does not fit it and
     ``CompileError`` where code generation fails.
     """
+    check_precision(program, target, precision)
     form, folded = read_program(program, weights)
+    if form.pointwise is not None:
+        form = replace(form, precision=precision)
     record = _record(form, target, schedule, program.batch)
     kernels = _kernels(Job(form, record, target, symbol, texts), worker, cache)
     return Compiled(
@@ -61,7 +67,27 @@ def compile_variant(
         assembly=kernels.assembly,
         launches=kernels.launches,
         images=kernels.images,
+        precision=_multiplied(form, record),
     )
+
+
+def check_precision(program: Program, target: Target, precision: str) -> None:
+    """Raises ``UnsupportedError`` where ``target`` cannot compute in ``precision``, or in the program's dtype."""
+    newest = target.gpu.capability if target.gpu is not None else 0
+    dtypes = (program.input.dtype, program.output.dtype)
+    if "bfloat16" in dtypes and not newest:
+        raise UnsupportedError(
+            f"layer {program.name!r}: dtype bfloat16 compiles for CUDA targets; {target.name!r} takes float32, float16"
+        )
+    if precision != "float32" and newest < cuda.TENSOR_CAPABILITY:
+        raise UnsupportedError(
+            f"layer {program.name!r}: precision={precision!r} needs a CUDA target from cuda-sm_80 on; {target.name!r} "
+            "takes 'float32'"
+        )
+    if precision != "float32" and dtypes[0] != "float32":
+        raise UnsupportedError(
+            f"layer {program.name!r}: precision={precision!r} is for float32 layers; this one is {dtypes[0]}"
+        )
 
 
 def _record(form: Form, target: Target, given: AnySchedule | None, batch: int | None) -> AnySchedule:
@@ -77,6 +103,13 @@ def _record(form: Form, target: Target, given: AnySchedule | None, batch: int | 
     if given is not None:
         check_record(given, form, target.machine)
     return given or choose(form, target)
+
+
+def _multiplied(form: Form, record: AnySchedule) -> str:
+    """The type that a GPU's matrix product multiplies; of a depthwise layer and on CPUs always float32."""
+    if not isinstance(record, CudaSchedule) or not record.tensor:
+        return "float32"
+    return form.precision if form.in_dtype == "float32" else form.in_dtype
 
 
 def _packed(form: Form, record: AnySchedule, weights: Weights) -> dict[str, NDArray[np.float32]]:

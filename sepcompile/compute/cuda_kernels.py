@@ -74,7 +74,7 @@ def depthwise_kernel(form: Form, record: CudaSchedule, source: str, target: str)
         what, view = form.middle, tile.output_view(False, tile.channels, tile.channels)
     finish = epilogue(builder, form, what, tile.channels, padded=True)
     second = _second(builder, what, view)
-    dtype = form.out_dtype if whole else between_dtype(record)
+    dtype = form.out_dtype if whole else between_dtype(form, record)
     shape = (builder.blocks, tile.pixels, tile.channels)
 
     def value(b: Expr, p: Expr, c: Expr) -> Expr:
@@ -90,8 +90,9 @@ def pointwise_kernel(form: Form, record: CudaSchedule, source: str, target: str)
     """The second half of a split layer: a matrix product over the pixels of the whole batch."""
     builder = Builder(form, record, flat=True)
     tile = builder.tile
-    x = builder.operand(source, (ANY_LENGTH,), between_dtype(record))
-    zero = tirx.const(0.0, between_dtype(record))
+    dtype = between_dtype(tile.form, tile.record)
+    x = builder.operand(source, (ANY_LENGTH,), dtype)
+    zero = tirx.const(0.0, dtype)
 
     def value(b: Expr, p: Expr, c: Expr) -> Expr:
         m = b * tile.pixels + p
@@ -160,7 +161,7 @@ def _between(builder: Builder, sums: Tensor) -> Tensor:
 
     def value(b: Expr, p: Expr, c: Expr) -> Expr:
         at = tile.where(b, p)
-        return finish(sums[b, p, c], at.row, at.column, c).astype(between_dtype(record))
+        return finish(sums[b, p, c], at.row, at.column, c).astype(between_dtype(tile.form, record))
 
     shape = (builder.blocks, tile.pixels, tile.channels)
     held = te.compute(shape, value, "DL")
@@ -171,7 +172,7 @@ def _pointwise(builder: Builder, between: Tensor, target: str) -> CudaKernel:
     """Stages ``G``, ``E`` and ``O``."""
     tile, form, record = builder.tile, builder.tile.form, builder.tile.record
     assert form.pointwise is not None
-    weights = builder.operand(f"w:{form.pointwise.weight}", (tile.channels, tile.filters), between_dtype(record))
+    weights = builder.operand(f"w:{form.pointwise.weight}", (tile.channels, tile.filters), between_dtype(form, record))
     k = te.reduce_axis((0, tile.channels), "k")
     shape = (builder.blocks, tile.pixels, tile.filters)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sepcompile.compute.cuda_record import CudaSchedule, between_dtype, padded_channels, padded_filters
 from sepcompile.compute.form import Form
+from sepcompile.ir.rounding import bfloat16_bits
 
 
 def pack_weights(
@@ -29,13 +30,18 @@ def pack_weights(
     if form.pointwise is not None:
         last = padded_filters(form, record)
         matrix = _padded(weights[form.pointwise.weight], (channels, last))
-        packed[form.pointwise.weight] = matrix.astype(between_dtype(record))
+        packed[form.pointwise.weight] = _operands(matrix, between_dtype(form, record))
     if form.middle.bias:
         packed[form.middle.bias] = _padded(weights[form.middle.bias], (channels,))
     if form.final.bias:
         packed[form.final.bias] = _padded(weights[form.final.bias], (last,))
     packed |= {name: np.ascontiguousarray(weights[name], np.float32) for name, _ in form.alphas}
     return packed
+
+
+def _operands(matrix: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """bfloat16 as its bits, which NumPy can hold. float32 stays: TF32 is rounded to where it is multiplied."""
+    return bfloat16_bits(matrix) if dtype == "bfloat16" else matrix.astype(dtype)
 
 
 def _padded(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

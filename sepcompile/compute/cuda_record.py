@@ -28,7 +28,9 @@ class CudaSchedule:
     tile_filters: filters of one block (a separable layer).
     tile_channels: channels between two barriers of a fused kernel, or of a block of a depthwise kernel.
     split: depthwise and pointwise as two kernels with the whole intermediate between them.
-    tensor: matrix product on tensor cores, float16 operands and float32 sums.
+    tensor: matrix product on tensor cores: operands in the layer's 16-bit type, or float32 rounded to TF32 where the
+        form's precision allows it; float32 sums either way.
+    stages: 2 copies the next tile of operands that come from memory while the last one is multiplied (tensor cores).
     tile_pixels_b, threads_x_b, threads_y_b: pixels and threads of a block of a split layer's second kernel.
 
     On tensor cores the threads of a product are warps: 32 along x, and their number along y.
@@ -45,6 +47,7 @@ class CudaSchedule:
     tile_channels: int = 1
     split: bool = False
     tensor: bool = False
+    stages: int = 1
     tile_pixels_b: int = 1
     threads_x_b: int = 1
     threads_y_b: int = 1
@@ -79,9 +82,16 @@ def padded_filters(form: Form, record: CudaSchedule) -> int:
     return _round_up(form.out_channels, record.tile_filters)
 
 
-def between_dtype(record: CudaSchedule) -> str:
-    """What the depthwise result is rounded to before the matrix product."""
-    return "float16" if record.tensor else "float32"
+def between_dtype(form: Form, record: CudaSchedule) -> str:
+    """What the depthwise result and the pointwise weights are stored in; TF32 is rounded to as it is multiplied."""
+    return form.in_dtype if record.tensor else "float32"
+
+
+def product_depth(form: Form, record: CudaSchedule) -> int:
+    """Channels between two barriers of a matrix product. Two tiles of TF32 operands need them halved."""
+    if not record.split:
+        return record.tile_channels
+    return SPLIT_DEPTH // 2 if record.tensor and form.in_dtype == "float32" else SPLIT_DEPTH
 
 
 def _round_up(value: int, multiple: int) -> int:

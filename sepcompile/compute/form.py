@@ -69,7 +69,8 @@ class Form:
     """One image of a separable or depthwise layer, NHWC without N (a 1-D layer has height 1).
 
     ``filters`` is None for a depthwise layer. ``rowwise`` follows everything else; its axis counts as in NHWC.
-    ``alphas`` gives the shape of each PReLU weight, (H|1, W|1, C|1).
+    ``alphas`` gives the shape of each PReLU weight, (H|1, W|1, C|1). ``precision`` is "tf32" where a float32 matrix
+    product may round its operands to TF32, else "float32".
     """
 
     height: int
@@ -88,6 +89,7 @@ class Form:
     in_dtype: str
     out_dtype: str
     alphas: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    precision: str = "float32"
 
     @property
     def out_height(self) -> int:

@@ -13,10 +13,11 @@ import numpy as np
 
 from .bound import BoundCall
 from .cuda_driver import Device, Driver, driver
+from .cuda_host import download, host_output, nbytes, stored_input
 from .cuda_manifest import CudaEntry, ImageEntry, LaunchEntry, choose_image
 from .cuda_tensors import GpuTensor, empty_like, gpu_device, read_tensor, stream_of
 from .errors import ArtifactError, DeviceError, InputError
-from .inputs import TensorSpec, as_input, check_out, check_shape, describe
+from .inputs import TensorSpec, check_shape, describe
 from .layer import Layer
 from .manifest import RESIDUAL, PlanEntry, StepEntry
 from .results import SelfTest
@@ -90,7 +91,8 @@ class CudaLayer(Layer):
     def __call__(self, x: Any, out: Any = None, stream: Any = None) -> Any:
         """The layer's output for ``x``, in ``out`` or a new array or tensor of the library of ``x``.
 
-        ``x``: NumPy and what converts to it (computed on GPU 0), or a C-contiguous tensor in a GPU's memory.
+        ``x``: NumPy and what converts to it (computed on GPU 0), or a C-contiguous tensor in a GPU's memory. For a
+        bfloat16 layer NumPy's float32 is rounded and comes back as float32, and bits (uint16, or ml_dtypes) as bits.
         ``stream``: a stream's handle, or an object with ``__cuda_stream__``; only for a GPU's tensor.
         Raises ``InputError`` for what does not fit and ``DeviceError`` where the GPU fails.
         """
@@ -99,14 +101,14 @@ class CudaLayer(Layer):
             return self._call_host(x, out)
         handle = stream_of(x, stream, device)
         source = read_tensor(x, handle, self._name, "x")
-        self._check_tensor(source, self._input.shape, self._in_dtype, "x", device)
+        self._check_tensor(source, self._input.shape, self._input.name, "x", device)
         shape = (source.shape[0], *(int(size or 0) for size in self._output.shape[1:]))
         if out is None:
-            out = empty_like(x, shape, self._out_dtype.name, self._name)
+            out = empty_like(x, shape, self._output.name, self._name)
         if gpu_device(out) is None:
             raise InputError(f"layer {self._name!r}: x is on GPU {device}, but out is not on a GPU")
         target = read_tensor(out, handle, self._name, "out")
-        self._check_tensor(target, shape, self._out_dtype, "out", device)
+        self._check_tensor(target, shape, self._output.name, "out", device)
         self._compute(device, handle, source.address, target.address, source.shape[0])
         return out
 
@@ -117,12 +119,12 @@ class CudaLayer(Layer):
         return BoundCall(inputs, out, lambda: (partial(call, *inputs, out=out), self))
 
     def _check_tensor(
-        self, tensor: GpuTensor, shape: Sequence[int | None], dtype: np.dtype, what: str, device: int
+        self, tensor: GpuTensor, shape: Sequence[int | None], dtype: str, what: str, device: int
     ) -> None:
         if tensor.device != device:
             raise InputError(f"layer {self._name!r}: {what} is on GPU {tensor.device}, but x is on GPU {device}")
-        if tensor.dtype != dtype.name:
-            raise InputError(f"layer {self._name!r}: {what} has dtype {tensor.dtype}; expected {dtype.name}")
+        if tensor.dtype != dtype:
+            raise InputError(f"layer {self._name!r}: {what} has dtype {tensor.dtype}; expected {dtype}")
         if what == "x":
             check_shape(tensor.shape, self._input, self._name, what)
         elif tensor.shape != tuple(shape):
@@ -130,12 +132,9 @@ class CudaLayer(Layer):
             raise InputError(f"layer {self._name!r}: {what} has shape {found}; expected {wanted}")
 
     def _call_host(self, x: Any, out: np.ndarray | None) -> np.ndarray:
-        array = as_input(x, self._input, self._name)
-        shapes = self._shapes_for(array.shape)
-        if out is None:
-            out = np.empty(shapes[1], self._out_dtype)
-        else:
-            check_out(out, shapes[1], self._out_dtype, self._name)
+        array = stored_input(x, self._input, self._name)
+        shape = self._shapes_for(array.shape)[1]
+        out = host_output(x, out, shape, self._output, self._name)
         if out.size == 0:
             return out
         with self._lock:
@@ -143,10 +142,10 @@ class CudaLayer(Layer):
             with self._driver.current(bound.device):
                 memory = bound.memories.setdefault(DEFAULT_STREAM, Memory())
                 source = memory.get(self._driver, "x", array.nbytes)
-                target = memory.get(self._driver, "y", out.nbytes)
+                target = memory.get(self._driver, "y", nbytes(shape, self._output))
                 self._driver.upload(source, array.ctypes.data, array.nbytes)
                 self._compute(0, DEFAULT_STREAM, source, target, array.shape[0])
-                self._driver.download(out.ctypes.data, target, out.nbytes)
+                download(self._driver, target, out, self._output)
         return out
 
     def _compute(self, device: int, stream: int, x: int, y: int, batch: int, residual: int | None = None) -> None:

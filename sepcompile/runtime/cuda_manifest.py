@@ -11,6 +11,7 @@ from .files import PATH_PATTERN
 FAMILY = ARCH = "cuda"
 CUDA_ABI = 1
 """Version of the launch records; the loader refuses any other."""
+PRECISIONS = ("float32", "float16", "bfloat16", "tf32")
 SCALARS = ("rows", "blocks")
 _IMAGE = r"(sm|compute)_[0-9]{2,3}"
 _MOST = 2**31 - 1
@@ -50,10 +51,11 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class CudaEntry:
-    """The images of a variant and the launches of its plan's steps."""
+    """The images of a variant, the launches of its plan's steps, and the type that a matrix product multiplies."""
 
     images: tuple[ImageEntry, ...]
     launches: tuple[LaunchEntry, ...]
+    precision: str = "float32"
 
 
 def read_cuda(fields: Fields, steps: int) -> CudaEntry:
@@ -66,12 +68,14 @@ def read_cuda(fields: Fields, steps: int) -> CudaEntry:
     launches = [
         _launch(Fields(value, f"{fields.where}.launches[{i}]")) for i, value in enumerate(fields.array("launches", 64))
     ]
+    # Artifacts from before TF32 do not say: theirs is the layer's dtype.
+    precision = fields.text("precision", "|".join(PRECISIONS)) if fields.has("precision") else "float32"
     fields.done()
     if not images:
         raise ArtifactError(f"{fields.where}: images is empty; at least one is needed")
     if len(launches) != steps:
         raise ArtifactError(f"{fields.where}: {len(launches)} launches for {steps} steps")
-    return CudaEntry(tuple(images), tuple(launches))
+    return CudaEntry(tuple(images), tuple(launches), precision)
 
 
 def _launch(fields: Fields) -> LaunchEntry:

@@ -13,13 +13,27 @@ _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost (page-locked host memory)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape (``None``: a dynamic batch) and dtype of a tensor at the layer's edge."""
+    """Shape (``None``: a dynamic batch) and dtype of a tensor at the layer's edge.
+
+    NumPy has no bfloat16: a ``bfloat16`` tensor's ``dtype`` is float32, which is taken and given in its place.
+    """
 
     shape: tuple[int | None, ...]
     dtype: np.dtype
+    bfloat16: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the dtype in memory."""
+        return "bfloat16" if self.bfloat16 else str(self.dtype.name)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element in memory."""
+        return 2 if self.bfloat16 else self.dtype.itemsize
 
     def __str__(self) -> str:
-        return f"{self.dtype.name}{describe(self.shape)}"
+        return f"{self.name}{describe(self.shape)}"
 
 
 def describe(shape: tuple[int | None, ...]) -> str:

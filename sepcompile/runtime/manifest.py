@@ -214,9 +214,10 @@ def _spec(fields: Fields) -> TensorSpec:
     tail = tuple(whole(size, f"{fields.where}.shape", 1, _MOST_SIZE) for size in values[1:])
     if math.prod(tail) * (batch or 1) > _MOST_ELEMENTS:
         raise fields.error("shape", values, f"at most {_MOST_ELEMENTS} elements")
-    dtype = fields.text("dtype", "float16|float32|float64")
+    dtype = fields.text("dtype", "float16|bfloat16|float32|float64")
     fields.done()
-    return TensorSpec((batch, *tail), np.dtype(dtype))
+    narrow = dtype == "bfloat16"
+    return TensorSpec((batch, *tail), np.dtype("float32" if narrow else dtype), narrow)
 
 
 def _variant(fields: Fields) -> VariantEntry:
@@ -321,7 +322,7 @@ def _check_plan(variant: VariantEntry, manifest: Manifest, where: str) -> None:
     if not plan.steps:
         raise ArtifactError(f"{where}: its plan has no steps")
     for what, size, spec in (("x", plan.x_bytes, manifest.input), ("y", plan.y_bytes, manifest.output)):
-        expected = math.prod(int(n or 0) for n in spec.shape[1:]) * spec.dtype.itemsize
+        expected = math.prod(int(n or 0) for n in spec.shape[1:]) * spec.itemsize
         if size != expected:
             raise ArtifactError(f"{where}: {what}_bytes is {size}; {spec} has {expected} per image")
     known = {"x", "y", *(f"w:{weight.name}" for weight in variant.weights), *(f"t:{t}" for t, _ in plan.intermediates)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from sepcompile.compute.cuda_record import SPLIT_DEPTH, CudaSchedule
+from sepcompile.compute.cuda_record import SPLIT_DEPTH, CudaSchedule, padded_channels, product_depth
 from sepcompile.compute.form import Form
 from sepcompile.errors import ScheduleError
 from sepcompile.targets import Gpu
@@ -18,7 +18,9 @@ _MOST_TAPS = 13  # kernel columns that share a register window
 _MOST_UNROLLED = 40  # a kernel without divisors is unrolled whole up to here
 _MOST_ACCUMULATORS = 64
 _PAD_BYTES = 16
+TENSOR_CAPABILITY = 80  # from here on tensor cores multiply bfloat16 and TF32
 _FRAGMENT, _WARP = 16, 32
+RIGHT_PAD = 8  # elements more per row of a tile of weights, so that what one instruction reads lies in other banks
 # Of the model, from measurements on an H200: threads that keep a multiprocessor busy, and in units of a thread's sums
 # what it does besides them and what a second launch takes.
 _BUSY_THREADS, _BUSY_TENSOR_THREADS, _OVERHEAD_SUMS, _SECOND_LAUNCH_SUMS = 1024, 512, 12.0, 20.0
@@ -55,7 +57,7 @@ def choose(form: Form, gpu: Gpu, batch: int | None) -> CudaSchedule:
     the filters would compute the depthwise result again. The product's shape is the one with the least modelled time.
     """
     pixels = (batch or USUAL_BATCH) * form.out_height * form.out_width
-    found = candidates(form)
+    found = candidates(form, gpu.capability)
     if form.pointwise is None:
         return min(found, key=lambda record: _depthwise_cost(record, form, gpu, pixels))
     halves = [r for r in found if r.split]
@@ -70,9 +72,20 @@ def choose(form: Form, gpu: Gpu, batch: int | None) -> CudaSchedule:
     return min(usable, key=lambda record: _product_cost(record, form, gpu, pixels))
 
 
+def cost(record: CudaSchedule, form: Form, gpu: Gpu, batch: int | None) -> float:
+    """Modelled time of a record, in no particular unit: only records of one layer and batch can be compared."""
+    pixels = (batch or USUAL_BATCH) * form.out_height * form.out_width
+    return (_depthwise_cost if form.pointwise is None else _product_cost)(record, form, gpu, pixels)
+
+
+def depthwise_records(form: Form) -> list[CudaSchedule]:
+    """Records of the depthwise stage alone, or of the first of two kernels."""
+    return list(_depthwise_layers(form))
+
+
 def _rounds(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
     """How many times a product's blocks fill the GPU; one at least."""
-    product, _ = _product_of(record, record.tile_rows * record.tile_columns)
+    product, _ = _product_of(record, form)
     blocks = -(-pixels // product.pixels) * -(-form.out_channels // product.filters)
     busy = _BUSY_TENSOR_THREADS if record.tensor else _BUSY_THREADS
     return max(1.0, blocks * product.rows * product.across / (gpu.multiprocessors * busy))
@@ -80,7 +93,7 @@ def _rounds(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
 
 def _product_cost(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> float:
     """Relative time of a product: rounds of blocks, times the sums of a thread and what it does besides."""
-    product, _ = _product_of(record, record.tile_rows * record.tile_columns)
+    product, _ = _product_of(record, form)
     threads = product.rows * product.across
     sums = product.pixels * product.filters / threads
     besides = _SECOND_LAUNCH_SUMS if record.split else 4 * form.taps * product.pixels / threads
@@ -97,9 +110,9 @@ def _depthwise_cost(record: CudaSchedule, form: Form, gpu: Gpu, pixels: int) -> 
     return rounds * (loads + record.window * record.lanes * (1 + 0.5 * form.taps))
 
 
-def candidates(form: Form) -> list[CudaSchedule]:
-    """Records worth trying, each of which ``check_record`` accepts; a tuner times them all."""
-    found = _depthwise_layers(form) if form.pointwise is None else _separable_layers(form)
+def candidates(form: Form, capability: int = TENSOR_CAPABILITY) -> list[CudaSchedule]:
+    """Records worth trying on a GPU of ``capability``, each of which ``check_record`` accepts; a tuner times them."""
+    found = _depthwise_layers(form) if form.pointwise is None else _separable_layers(form, capability)
     kept: list[CudaSchedule] = []
     for record in found:
         try:
@@ -122,8 +135,10 @@ def check_record(record: CudaSchedule, form: Form) -> None:
     for x, y in ((record.threads_x, record.threads_y), (record.threads_x_b, record.threads_y_b)):
         if x * y > 1024:
             raise ScheduleError(f"schedule: {x} x {y} threads in a block; at most 1024")
-    if record.tensor and (form.pointwise is None or form.in_dtype != "float16"):
-        raise ScheduleError("schedule: tensor=True needs a separable layer in float16")
+    if record.tensor and not may_use_tensor_cores(form):
+        raise ScheduleError("schedule: tensor=True needs a separable layer in float16 or bfloat16, or precision='tf32'")
+    if record.stages > 2 or (record.stages == 2 and not record.tensor):
+        raise ScheduleError(f"schedule: stages={record.stages}: 1 fits, and 2 with tensor=True")
     pixels = record.tile_rows * record.tile_columns
     if form.pointwise is None or record.split or not record.tensor:
         along_pixels, along_channels = _threads(form, record.threads_y, record.threads_x)
@@ -134,31 +149,41 @@ def check_record(record: CudaSchedule, form: Form) -> None:
     _divides("window", record.window * along_pixels, pixels, "the tile's pixels, times the threads along them,")
     _divides("lanes", record.lanes * along_channels, record.tile_channels, "tile_channels, times the threads along it,")
     if form.pointwise is not None:
-        _check_product(record, pixels)
+        _check_product(record, form)
 
 
-def _check_product(record: CudaSchedule, tile_pixels: int) -> None:
-    product, depth = _product_of(record, tile_pixels)
+def may_use_tensor_cores(form: Form, capability: int = TENSOR_CAPABILITY) -> bool:
+    """Whether a GPU's tensor cores multiply the layer's operands: Turing's only float16, later ones the others too."""
+    wide = form.in_dtype == "bfloat16" or form.precision == "tf32"
+    return form.pointwise is not None and (form.in_dtype == "float16" or (wide and capability >= TENSOR_CAPABILITY))
+
+
+def _check_product(record: CudaSchedule, form: Form) -> None:
+    product, depth = _product_of(record, form)
+    if record.stages == 2 and padded_channels(form, record) < 2 * depth:
+        raise ScheduleError(f"schedule: stages=2 needs more channels than one tile of {depth}")
     if record.split and SPLIT_DEPTH % record.tile_channels and record.tile_channels % SPLIT_DEPTH:
         raise ScheduleError(f"schedule: tile_channels={record.tile_channels} must divide {SPLIT_DEPTH}, or a multiple")
     (_check_tensor if record.tensor else _check_plain)(product, depth)
-    shared = _shared_bytes(product, depth, record.tensor)
+    shared = _shared_bytes(record, form)
     if shared > STATIC_SHARED_BYTES:
         raise ScheduleError(f"schedule: its tiles take {shared} bytes of shared memory; at most {STATIC_SHARED_BYTES}")
-    lanes = 8 if record.tensor else product.filters // product.across
+    wide = 16 // item_bytes(form)
+    lanes = wide if record.tensor else product.filters // product.across
     _divides("tile_filters", product.rows * product.across * lanes, product.filters * depth, "its weights' tile")
     if record.split:
-        lanes = 8 if record.tensor else 4
+        lanes = wide if record.tensor else 4
         _divides("tile_pixels_b", product.rows * product.across * lanes, product.pixels * depth, "its left tile")
 
 
-def _product_of(record: CudaSchedule, pixels: int) -> tuple[Product, int]:
+def _product_of(record: CudaSchedule, form: Form) -> tuple[Product, int]:
     """The product's shape, and the channels between two of its barriers."""
+    depth = product_depth(form, record)
     if record.split:
         across = _WARP if record.tensor else record.threads_x_b
-        return Product(record.tile_pixels_b, record.tile_filters, record.threads_y_b, across), SPLIT_DEPTH
+        return Product(record.tile_pixels_b, record.tile_filters, record.threads_y_b, across), depth
     across = _WARP if record.tensor else record.threads_x
-    return Product(pixels, record.tile_filters, record.threads_y, across), record.tile_channels
+    return Product(record.tile_rows * record.tile_columns, record.tile_filters, record.threads_y, across), depth
 
 
 def _check_plain(product: Product, depth: int) -> None:
@@ -192,19 +217,28 @@ def warp_grid(pixels: int, filters: int, warps: int) -> tuple[int, int]:
     return along, warps // along
 
 
-def _shared_bytes(product: Product, depth: int, tensor: bool) -> int:
+def _shared_bytes(record: CudaSchedule, form: Form) -> int:
     """Shared memory of a block: its operands' tiles; on tensor cores the sums take their place afterwards."""
-    if not tensor:
+    product, depth = _product_of(record, form)
+    if not record.tensor:
         return 4 * (product.pixels * depth + depth * product.filters) + _PAD_BYTES * product.pixels
-    operands = 2 * (product.pixels * depth + depth * product.filters) + _PAD_BYTES * (product.pixels + depth)
+    item = item_bytes(form)
+    left = product.pixels * (item * depth + _PAD_BYTES)
+    right = depth * item * (product.filters + RIGHT_PAD)
+    operands = (record.stages if record.split else 1) * left + record.stages * right
     return max(operands, 4 * product.pixels * product.filters + _PAD_BYTES * product.pixels)
+
+
+def item_bytes(form: Form) -> int:
+    """Bytes of one element of the layer's input."""
+    return 4 if form.in_dtype == "float32" else 2
 
 
 def most_lanes(form: Form) -> int:
     """Channels that one thread can load at once: neighbours in memory, 16 bytes at most."""
     if form.channels_first_in or form.depthwise.depth_multiplier > 1:
         return 1
-    most = 8 if form.in_dtype == "float16" else 4
+    most = 16 // item_bytes(form)
     return max(lanes for lanes in (8, 4, 2, 1) if lanes <= most and form.channels % lanes == 0)
 
 
@@ -249,14 +283,15 @@ def tile_shape(form: Form, pixels: int, window: int) -> tuple[int, int]:
     return pixels // best, best
 
 
-def _separable_layers(form: Form) -> Iterator[CudaSchedule]:
-    tensor = form.in_dtype == "float16"
+def _separable_layers(form: Form, capability: int) -> Iterator[CudaSchedule]:
+    tensor = may_use_tensor_cores(form, capability)
     products = [p for p in (_TENSOR if tensor else _PLAIN) if p.filters <= max(32, 2 * form.out_channels)]
     for product in products:
-        yield from islice((_tensor_fused if tensor else _plain_fused)(form, product), 1)
+        for record in islice((_tensor_fused if tensor else _plain_fused)(form, product), 1):
+            yield from _staged(record)
     for product in products:
         for first in islice(_depthwise_layers(form), 1):
-            yield replace(
+            yield from _staged(replace(
                 first,
                 split=True,
                 tensor=tensor,
@@ -264,7 +299,14 @@ def _separable_layers(form: Form) -> Iterator[CudaSchedule]:
                 tile_pixels_b=product.pixels,
                 threads_x_b=product.across,
                 threads_y_b=product.rows,
-            )
+            ))  # fmt: skip
+
+
+def _staged(record: CudaSchedule) -> Iterator[CudaSchedule]:
+    """On tensor cores, the record with its next tile under way first: of equal cost, the chooser takes the first."""
+    if record.tensor:
+        yield replace(record, stages=2)
+    yield record
 
 
 def _plain_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:
@@ -273,13 +315,15 @@ def _plain_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:
         if along * window > product.pixels:
             continue
         lanes = _window_lanes(form, window)
-        while lanes > 1 and _shared_bytes(product, lanes * channels, False) > STATIC_SHARED_BYTES:
-            lanes //= 2
-        if lanes == 1 < most_lanes(form):
+        shape, taps = tile_shape(form, product.pixels, window), window_taps(form)
+        record = CudaSchedule(
+            *shape, product.across, product.rows, lanes, window, taps, product.filters, lanes * channels
+        )
+        while record.lanes > 1 and _shared_bytes(record, form) > STATIC_SHARED_BYTES:
+            record = replace(record, lanes=record.lanes // 2, tile_channels=record.tile_channels // 2)
+        if record.lanes == 1 < most_lanes(form):
             continue  # a tile so large that its channels would be loaded one by one
-        shape = tile_shape(form, product.pixels, window)
-        taps, depth = window_taps(form), lanes * channels
-        yield CudaSchedule(*shape, product.across, product.rows, lanes, window, taps, product.filters, depth)
+        yield record
 
 
 def _tensor_fused(form: Form, product: Product) -> Iterator[CudaSchedule]:

@@ -1,4 +1,4 @@
-"""Schedules of matrix products on tensor cores: fragments of 16x16x16, float16 operands and float32 sums.
+"""Schedules of matrix products on tensor cores: 16-bit operands or TF32, and float32 sums.
 
 A block has 32 threads along x, a warp, and its warps along y. The depthwise stage, or a copy, fills the left tile in
 shared memory; each warp multiplies its part of the tile; the sums go through shared memory to the epilogue.
@@ -6,26 +6,29 @@ shared memory; each warp multiplies its part of the tile; the sums go through sh
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from tvm.s_tir import Schedule as Transform
+from tvm.s_tir import TensorIntrin
 from tvm.s_tir.tensor_intrin import cuda as intrinsics
 
 from sepcompile.compute.cuda_kernels import CudaKernel
-from sepcompile.compute.cuda_record import SPLIT_DEPTH
-from sepcompile.schedule.cuda import warp_grid
+from sepcompile.compute.cuda_record import product_depth
+from sepcompile.schedule.cuda import RIGHT_PAD, item_bytes, warp_grid
 from sepcompile.schedule.cuda_apply import copy_tile, unroll_tail, window_sums
 
 FRAGMENT = 16
 WARP = 32
-_PAD = 8  # elements: rows that one instruction reads then lie in different banks
+_PAD_BYTES = 16  # rows that one instruction reads then lie in different banks
 
 
 def schedule_product(kernel: CudaKernel) -> Any:
     """Scheduled PrimFunc of a fused or a pointwise kernel on tensor cores."""
     s, tile, record = Transform(kernel.func), kernel.tile, kernel.tile.record
     warps = record.threads_y_b if tile.flat else record.threads_y
-    depth = SPLIT_DEPTH if tile.flat else record.tile_channels
+    depth, item = product_depth(tile.form, record), item_bytes(tile.form)
+    fragment = _depth_of_fragment(kernel)
     output, accumulators = s.get_sblock("O"), s.get_sblock("G")
     sums = s.cache_write(accumulators, 0, "wmma.accumulator")
     block, pixel, filter_ = s.get_loops(output)
@@ -39,23 +42,41 @@ def schedule_product(kernel: CudaKernel) -> Any:
     warp = _warp_tiles(s, kernel, sums, warps)
     s.compute_at(accumulators, warp, preserve_unit_loops=True)
     *_, p, f, k = s.get_loops(accumulators)
-    k0, k1, k2 = s.split(k, [None, depth // FRAGMENT, FRAGMENT])
+    k0, k1, k2 = s.split(k, [None, depth // fragment, fragment])
     p0, p1 = s.split(p, [None, FRAGMENT])
     f0, f1 = s.split(f, [None, FRAGMENT])
     s.reorder(k0, k1, p0, f0, p1, f1, k2)
     taps = _left(s, kernel, k0, warps, depth)
     right = s.cache_read(accumulators, 1, "shared")
     s.compute_at(right, k0, preserve_unit_loops=True)
-    copy_tile(s, right, warps, WARP, 8)
-    s.storage_align(right, 0, 0, record.tile_filters, _PAD)
-    _load_fragments(s, accumulators, k1)
-    _multiply(s, accumulators, s.decompose_reduction(accumulators, k0), sums)
+    copy_tile(s, right, warps, WARP, 16 // item)
+    s.storage_align(right, 0, 0, record.tile_filters, RIGHT_PAD)
+    _load_fragments(s, kernel, accumulators, k1)
+    _multiply(s, kernel, accumulators, s.decompose_reduction(accumulators, k0), sums)
     # Tensorizing put a block of its own around each store.
-    s.storage_align(s.get_sblock("G_wmma.accumulator_o"), 0, 1, record.tile_filters, _PAD // 2)
+    s.storage_align(s.get_sblock("G_wmma.accumulator_o"), 0, 1, record.tile_filters, _PAD_BYTES // 4)
     if taps is not None:
         s.decompose_reduction(s.get_sblock("DW"), taps)
         unroll_tail(s, s.get_sblock("DW_init"), 2)
+    if record.stages == 2:
+        _pipeline(s, k0, tile.flat)
     return s.mod["main"]
+
+
+def _pipeline(s: Any, k0: Any, flat: bool) -> None:
+    """The next tiles of what comes from memory, both of a product alone, are copied while the last are multiplied.
+
+    Under ``k0`` are the left tile, the right tile and the multiplication.
+    """
+    stages = [0, 0, 1] if flat else [1, 0, 1]
+    s.annotate(k0, "software_pipeline_stage", stages)
+    s.annotate(k0, "software_pipeline_order", [0, 1, 2] if flat else [1, 0, 2])
+    s.annotate(k0, "software_pipeline_async_stages", [0])
+
+
+def _depth_of_fragment(kernel: CudaKernel) -> int:
+    """Channels of one fragment: 32 bytes."""
+    return 32 // item_bytes(kernel.tile.form)
 
 
 def _store(s: Any, kernel: CudaKernel, output: Any, pixel: Any, filter_: Any, warps: int) -> None:
@@ -97,9 +118,10 @@ def _left(s: Any, kernel: CudaKernel, k0: Any, warps: int, depth: int) -> Any | 
     stage = s.get_sblock("D")
     s.set_scope(stage, 0, "shared")
     s.compute_at(stage, k0, preserve_unit_loops=True)
-    s.storage_align(stage, 0, 1, depth, _PAD)
+    wide = 16 // item_bytes(kernel.tile.form)
+    s.storage_align(stage, 0, 1, depth, wide)
     if kernel.tile.flat:
-        copy_tile(s, stage, warps, WARP, 8)
+        copy_tile(s, stage, warps, WARP, wide)
         return None
     *_, pixel, channel = s.get_loops(stage)
     channel_threads = depth // record.lanes
@@ -114,29 +136,42 @@ def _left(s: Any, kernel: CudaKernel, k0: Any, warps: int, depth: int) -> Any | 
     return window_sums(s, kernel, across)
 
 
-def _load_fragments(s: Any, accumulators: Any, k1: Any) -> None:
+def _load_fragments(s: Any, kernel: CudaKernel, accumulators: Any, k1: Any) -> None:
     """Loads of the operands' fragments, on their instructions."""
     left, right = s.cache_read(accumulators, 0, "wmma.matrix_a"), s.cache_read(accumulators, 1, "wmma.matrix_b")
-    for block, name in (
-        (left, intrinsics.WMMA_LOAD_16x16x16_F16_A_INTRIN),
-        (right, intrinsics.WMMA_LOAD_16x16x16_F16_B_INTRIN),
-    ):
+    depth, dtype = _depth_of_fragment(kernel), kernel.tile.form.in_dtype
+    for block, rows, columns in ((left, FRAGMENT, depth), (right, depth, FRAGMENT)):
         s.compute_at(block, k1, preserve_unit_loops=True)
         *_, a, b = s.get_loops(block)
-        a0, a1 = s.split(a, [None, FRAGMENT])
-        b0, b1 = s.split(b, [None, FRAGMENT])
+        a0, a1 = s.split(a, [None, rows])
+        b0, b1 = s.split(b, [None, columns])
         s.reorder(a0, b0, a1, b1)
         s.unroll(a0)
         s.unroll(b0)
-        s.tensorize(a1, name)
+        s.tensorize(a1, _load_intrinsic(dtype, depth, block is right))
 
 
-def _multiply(s: Any, accumulators: Any, init: Any, sums: Any) -> None:
+@cache
+def _load_intrinsic(dtype: str, depth: int, right: bool) -> str:
+    name = f"sep_load_{dtype}_{'b' if right else 'a'}"
+    described = intrinsics.get_wmma_load_intrin(FRAGMENT, FRAGMENT, depth, dtype, "shared", right, False)
+    TensorIntrin.register(name, *described, override=True)
+    return name
+
+
+@cache
+def _multiply_intrinsic(dtype: str, depth: int) -> str:
+    described = intrinsics.get_wmma_sync_intrin(FRAGMENT, FRAGMENT, depth, dtype, "float32", False)
+    TensorIntrin.register(f"sep_multiply_{dtype}", *described, override=True)
+    return f"sep_multiply_{dtype}"
+
+
+def _multiply(s: Any, kernel: CudaKernel, accumulators: Any, init: Any, sums: Any) -> None:
     """Multiplications, clearing and stores of the sums' fragments, on their instructions."""
     *_, p0, f0, p1, _, _ = s.get_loops(accumulators)
     s.unroll(p0)
     s.unroll(f0)
-    s.tensorize(p1, intrinsics.WMMA_SYNC_16x16x16_f16f16f32_INTRIN)
+    s.tensorize(p1, _multiply_intrinsic(kernel.tile.form.in_dtype, _depth_of_fragment(kernel)))
     *_, p0, f0, p1, _ = s.get_loops(init)
     s.unroll(p0)
     s.unroll(f0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -11,11 +12,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from sepcompile.codegen.data import data_folder
 from sepcompile.codegen.link import zig
 from sepcompile.codegen.plan import Compiled
 
 _HERE = Path(__file__).parent
 _FLAGS = ("-O1", "-g0", "-fPIC", "-shared", "-fno-strict-aliasing", "-fno-sanitize=all", "-w")
+_BARRIER = re.escape("__syncthreads();")
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\);')
 
 
@@ -38,16 +41,28 @@ def emulated(compiled: Compiled, source: str, arch: str = "sm_90") -> Compiled:
     return dataclasses.replace(compiled, images=((arch, library(source)),))
 
 
-def library(source: str) -> bytes:
-    """The shared library of all kernels in ``source``."""
+def barriers(source: str) -> int:
+    """How many barriers the kernels of ``source`` have."""
+    return len(re.findall(_BARRIER, source))
+
+
+def library(source: str, software: bool = False) -> bytes:
+    """The shared library of all kernels in ``source``; their barriers are numbered from 0.
+
+    ``software``: bfloat16 and TF32 are multiplied as on a GPU whose tensor cores do not know them.
+    """
     # Clang wants alignas in front of everything else.
     source = source.replace("__shared__ alignas(64)", "__shared__ __attribute__((aligned(64)))")
-    text = '#include "host_prelude.h"\n' + source + "".join(_wrapper(*found) for found in _KERNEL.findall(source))
+    numbers = itertools.count()
+    source = re.sub(_BARRIER, lambda _: f"sep_barrier({next(numbers)});", source)
+    defined = "#define SEP_SOFTWARE_MMA\n" if software else ""
+    wrappers = "".join(_wrapper(*found) for found in _KERNEL.findall(source))
+    text = f'{defined}#include "host_prelude.h"\n{source}{wrappers}'
     name = hashlib.sha256(text.encode()).hexdigest()[:24]
     code, built = folder() / f"{name}.cc", folder() / f"{name}.so"
     if not built.exists():
         code.write_text(text)
-        _zig("c++", *_FLAGS, "-nostdlib++", f"-I{_HERE}", str(code), "-o", str(built))
+        _zig("c++", *_FLAGS, "-nostdlib++", f"-I{_HERE}", f"-I{data_folder('templates')}", str(code), "-o", str(built))
     return built.read_bytes()
 
 

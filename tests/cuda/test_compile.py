@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +14,68 @@ import pytest
 import sepcompile
 from sepcompile.bench.suites import load
 from sepcompile.codegen import cuda_lower, nvrtc
-from sepcompile.codegen.cubin import resources
+from sepcompile.codegen.cubin import Resources, resources
 from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.errors import CompileError, ScheduleError, TargetError
 from sepcompile.runtime.cuda_manifest import ImageEntry, choose_image
 from sepcompile.schedule import cuda
 from sepcompile.targets import get_target, list_targets
 from tests.compile.cases import form_of
-from tests.cuda.cases import compiled, imported
+from tests.cuda.cases import compiled, cuda_form, imported
 
 ARCHES = ("sm_75", "sm_80", "sm_87", "sm_90")
 REGISTERS, SHARED = 65536, {"sm_75": 65536, "sm_80": 166912, "sm_87": 166912, "sm_90": 232448}
-LAYERS = [
-    (layer.name, layer.class_name, {**layer.config, "dtype": dtype}, layer.input_shape[1:])
-    for layer in load("dev")
-    for dtype in ("float32", "float16")
-]
+SECONDS = 10.0  # of a processor, for one layer and one generation
+# threads and registers that a multiprocessor has at once
+THREADS = {"sm_75": 1024, "sm_80": 2048, "sm_87": 1536, "sm_90": 2048}
+QUICK = ("mnv1_b1", "mnv1_b7", "qn_33", "dw2_mn_s2")  # fused, split, one row, depthwise only
 
 
-@pytest.mark.parametrize(("label", "name", "config", "shape"), LAYERS, ids=[f"{x[0]}-{x[2]['dtype']}" for x in LAYERS])
-def test_suite_layers_fit_every_generation(label: str, name: str, config: Any, shape: Any) -> None:
-    form = form_of(imported(name, config, shape))
+def _layers() -> Iterator[Any]:
+    """The suite, and every tenth layer of the held-out one, in all types; most of it takes minutes."""
+    found = [*load("dev"), *load("held-out")[::10]]
+    for layer in found:
+        for multiplied in ("float32", "float16", "bfloat16", "tf32"):
+            if multiplied == "tf32" and "Separable" not in layer.class_name:
+                continue
+            marks = () if layer.name in QUICK else (pytest.mark.slow,)
+            yield pytest.param(layer, multiplied, id=f"{layer.name}-{multiplied}", marks=marks)
+
+
+@pytest.mark.parametrize(("layer", "multiplied"), _layers())
+def test_suite_layers_fit_every_generation(layer: Any, multiplied: str) -> None:
+    """No spilled registers, resources within limits, and the occupancy that the schedule's threads were chosen for."""
+    config = {**layer.config, "dtype": "float32" if multiplied == "tf32" else multiplied}
+    read = imported(layer.class_name, config, layer.input_shape[1:])
+    form = cuda_form(read, "tf32" if multiplied == "tf32" else "float32")
     gpu = get_target("cuda").gpu
     assert gpu is not None
+    start = time.process_time()
     built = cuda_lower.compile_form(form, cuda.choose(form, gpu, None), ARCHES, symbol="layer")
+    seconds = (time.process_time() - start) / len(ARCHES)
+    assert seconds < SECONDS
     for arch, image in built.images:
         found = resources(image)
         assert set(found) == {step.symbol for step in built.plan.steps}
         for step, launch in zip(built.plan.steps, built.launches, strict=True):
             needs, threads = found[step.symbol], launch.block[0] * launch.block[1] * launch.block[2]
-            warps = -(-threads // 32)
             assert needs.stack_bytes == 0
             assert 16 <= needs.registers <= 255
-            assert -(-needs.registers // 8) * 8 * 32 * warps <= REGISTERS
             assert needs.shared_bytes <= min(SHARED[arch], 49 * 1024)
             assert threads <= 1024
             assert launch.grid_y <= 65535
+            blocks = _blocks(needs, threads, arch)
+            assert blocks >= 1
+            part = blocks * threads / THREADS[arch]
+            print(f"{layer.name} {multiplied} {arch}: {needs}, {blocks} blocks, {part:.0%} of threads, {seconds:.1f} s")
+            assert part >= 0.1
+
+
+def _blocks(needs: Resources, threads: int, arch: str) -> int:
+    """Blocks of a kernel that a multiprocessor holds at once."""
+    warps = -(-threads // 32)
+    registers = -(-needs.registers // 8) * 8 * 32 * warps
+    return min(THREADS[arch] // (32 * warps), REGISTERS // registers, SHARED[arch] // (needs.shared_bytes + 1024))
 
 
 def test_ptx_is_text_and_cubins_say_what_they_need() -> None:
@@ -84,6 +112,7 @@ def test_largest_batch_keeps_indices_in_int32() -> None:
         ({"tile_filters": 1024}, "tile_filters"),
         ({"threads_x": 64, "threads_y": 32}, "1024"),
         ({"tensor": True}, "tensor"),
+        ({"stages": 2}, "stages"),
     ],
 )
 def test_records_that_do_not_fit_are_refused(change: dict[str, Any], word: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,12 @@ import pytest
 
 from sepcompile.compute.cuda_record import CudaSchedule
 from sepcompile.errors import DeviceError
+from sepcompile.ir.reference import EPS_FLOAT32, error_bound
+from sepcompile.ir.rounding import round_to
 from sepcompile.schedule import cuda
 from tests.compile.cases import assert_close, expected, form_of, with_integers
-from tests.cuda.cases import compiled, emulated_layer, imported, integers
+from tests.cuda.cases import compiled, cuda_form, cuda_source, emulated_layer, imported, integers
+from tests.cuda.emulator import barriers
 
 Config = dict[str, Any]
 Case = tuple[str, Config, tuple[int, ...]]
@@ -37,6 +39,14 @@ GRID: list[Case] = [
     ("DepthwiseConv1D", {"kernel_size": 4, "strides": 3, "padding": "valid", "depth_multiplier": 3}, (29, 7)),
 ]  # fmt: skip
 DTYPES = ("float32", "float16")
+# What the other types share with float16 is not built again for each of them.
+NARROW = [GRID[i] for i in (0, 1, 3, 5, 7, 8, 9, 10, 11, 16)]
+CASES = [
+    *((case, dtype, "float32") for dtype in DTYPES for case in GRID),
+    *((case, "bfloat16", "float32") for case in NARROW),
+    *((case, "float32", "tf32") for case in NARROW if "Separable" in case[0]),
+]
+ORDERS = range(6)
 
 
 def _label(case: Case) -> str:
@@ -46,25 +56,50 @@ def _label(case: Case) -> str:
 
 
 @pytest.mark.usefixtures("driver")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", GRID, ids=_label)
-def test_integers_are_bit_exact(case: Case, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "dtype", "precision"), CASES, ids=[f"{_label(c)}-{d if p == 'float32' else p}" for c, d, p in CASES]
+)
+def test_integers_are_bit_exact(case: Case, dtype: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of integers are exact in every type, so a result is the reference, rounded once to the output's type."""
     name, config, shape = case
     layer = with_integers(imported(name, {**config, "dtype": dtype}, shape))
-    records = cuda.candidates(form_of(layer))
+    records = cuda.candidates(cuda_form(layer, precision))
     assert records
-    # The first fused one and the last, which for separable layers is split.
-    for record in {records[0], records[-1]}:
-        built = emulated_layer(layer, compiled(layer, record))
-        for batch in (1, 3):
+    # The first fused one and a split one, both with their next tiles under way where they use tensor cores.
+    for record in dict.fromkeys([records[0], *[r for r in records if r.split][-2:-1]]):
+        built = emulated_layer(layer, compiled(layer, record, precision), precision=precision)
+        for batch, order in ((1, 0), (3, 4)):
+            monkeypatch.setenv("SEP_ORDER", str(order))
             x = integers(layer, batch)
             reference, _ = expected(layer, x)
-            small = np.abs(reference) < 2048  # float16 holds integers exactly up to here
-            found = built(x).astype(np.float64)
-            if dtype == "float32" or small.all():
-                np.testing.assert_array_equal(found, reference, err_msg=str(record))
-            else:
-                np.testing.assert_allclose(found, reference, rtol=2e-3, atol=2.0, err_msg=str(record))
+            found = built(x).astype(np.float32)
+            np.testing.assert_array_equal(found, round_to(reference, dtype), err_msg=str(record))
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "float32"), ("float32", "tf32")])
+def test_rounded_operands_are_within_the_derived_bound(dtype: str, precision: str) -> None:
+    config = {"filters": 40, "kernel_size": 3, "padding": "same", "activation": "gelu", "dtype": dtype}
+    layer = imported("SeparableConv2D", config, (9, 8, 48))
+    x = round_to(np.random.default_rng(7).standard_normal((2, 9, 8, 48)), dtype)
+    reference, bound = expected(layer, x, precision)
+    found = emulated_layer(layer, compiled(layer, None, precision), precision=precision)(x)
+    assert_close(found, reference, bound)
+    # It really is the narrow type: float32's own bound is far smaller, and is passed.
+    assert (np.abs(found - reference) > error_bound(layer.program, layer.weights, x, EPS_FLOAT32)).any()
+    assert (bound < 0.1 * (np.abs(reference) + 1.0)).all()
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "float32"), ("float32", "tf32")])
+def test_turing_multiplies_by_exchanging_operands(dtype: str, precision: str) -> None:
+    """An artifact for all GPUs multiplies on tensor cores; where they do not know a type, lanes do."""
+    config = {"filters": 24, "kernel_size": 3, "padding": "same", "dtype": dtype}
+    layer = with_integers(imported("SeparableConv2D", config, (6, 7, 40)))
+    record = next(r for r in cuda.candidates(cuda_form(layer, precision)) if r.tensor)
+    x = integers(layer, 2)
+    found = emulated_layer(layer, compiled(layer, record, precision), precision=precision, software=True)(x)
+    np.testing.assert_array_equal(found, round_to(expected(layer, x)[0], dtype))
 
 
 @pytest.mark.usefixtures("driver")
@@ -104,41 +139,40 @@ def test_nan_and_infinity_reach_exactly_the_outputs_that_read_them(value: float,
     assert_close(emulated_layer(layer, compiled(layer))(x), reference, bound)
 
 
+# dtype, precision, two kernels, stages, channels: with 96 there are several tiles of them, with 20 just one.
 BARRIERS = [
-    ("float32", {"filters": 40, "kernel_size": 3, "padding": "same"}, False),
-    ("float32", {"filters": 40, "kernel_size": 3, "padding": "same"}, True),
-    ("float16", {"filters": 40, "kernel_size": 3, "padding": "same"}, False),
-    ("float16", {"filters": 40, "kernel_size": 3, "padding": "same"}, True),
-]
+    ("float32", "float32", False, 1, 96), ("float32", "float32", True, 1, 96), ("float32", "float32", False, 1, 20),
+    ("float16", "float32", False, 1, 96), ("float16", "float32", True, 1, 96), ("float16", "float32", False, 1, 20),
+    ("float16", "float32", False, 2, 96), ("float16", "float32", True, 2, 96),
+    ("bfloat16", "float32", True, 2, 96), ("float32", "tf32", False, 2, 96), ("float32", "tf32", True, 2, 96),
+]  # fmt: skip
 
 
-@pytest.mark.usefixtures("driver")
-@pytest.mark.parametrize(("dtype", "config", "split"), BARRIERS)
-def test_missing_barriers_are_seen(dtype: str, config: Config, split: bool) -> None:
-    """Removing a barrier that a kernel needs changes its result here; TVM also places some that it does not need."""
-    layer = with_integers(imported("SeparableConv2D", {**config, "dtype": dtype}, (7, 9, 96)))
-    record = next(r for r in cuda.candidates(form_of(layer)) if r.split == split)
-    built = compiled(layer, record)
-    x = integers(layer, 2)
-    whole = emulated_layer(layer, built)(x)
-    count = _count(layer, built)
-    assert count >= 2
-    needed = [not np.array_equal(emulated_layer(layer, built, _without(i))(x), whole) for i in range(count)]
-    assert sum(needed) >= 2, needed
+@pytest.mark.parametrize(("dtype", "precision", "split", "stages", "channels"), BARRIERS)
+def test_no_barrier_can_be_left_out(
+    dtype: str, precision: str, split: bool, stages: int, channels: int, driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any one of its barriers a kernel's result is wrong in some order of its threads and their copies."""
+    config = {"filters": 40, "kernel_size": 3, "padding": "same", "dtype": dtype}
+    layer = with_integers(imported("SeparableConv2D", config, (7, 9, channels)))
+    records = cuda.candidates(cuda_form(layer, precision))
+    built = compiled(layer, next(r for r in records if r.split == split and r.stages == stages), precision)
+    emulated, x = emulated_layer(layer, built, precision=precision), integers(layer, 2)
+    right = round_to(expected(layer, x)[0], dtype)
 
+    def is_right(order: int, skip: int = -1) -> bool:
+        monkeypatch.setenv("SEP_ORDER", str(order))
+        monkeypatch.setenv("SEP_SKIP", str(skip))
+        try:
+            return np.array_equal(emulated(x).astype(np.float32), right)
+        except DeviceError:  # threads that wait for others for ever
+            return False
 
-def _count(layer: Any, built: Any) -> int:
-    sources: list[str] = []
-    emulated_layer(layer, built, lambda source: sources.append(source) or source)  # type: ignore[func-returns-value]
-    return len(re.findall(r"__syncthreads\(\);", sources[0]))
-
-
-def _without(index: int) -> Any:
-    def edit(source: str) -> str:
-        parts = source.split("__syncthreads();")
-        return "__syncthreads();".join(parts[: index + 1]) + "/* none */" + "__syncthreads();".join(parts[index + 1 :])
-
-    return edit
+    assert all(is_right(order) for order in ORDERS)
+    count = barriers(cuda_source(layer, built, precision))
+    assert count >= 1
+    spare = [number for number in range(count) if all(is_right(order, number) for order in ORDERS)]
+    assert not spare, f"of {count} barriers these can be left out: {spare}"
 
 
 def test_threads_that_miss_a_barrier_are_an_error(driver: Any) -> None:

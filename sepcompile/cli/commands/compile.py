@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--ram", metavar="BYTES", help="The most RAM that a static library may need, such as 64K or 1M.")
 @click.option("--flash", metavar="BYTES", help="The most flash that a static library may take.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "tf32"]), default="float32", show_default=True,
+    help="What float32 matrix products multiply; tf32 lets CUDA targets round to 10 bits of mantissa.",
+)  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For weights that are drawn.")
 @click.option("--no-cache", is_flag=True, help="Compile anew, and keep nothing.")
 @options.json_option
@@ -44,6 +48,7 @@ def command(
     emits: tuple[str, ...],
     ram: str | None,
     flash: str | None,
+    precision: str,
     seed: int,
     no_cache: bool,
     as_json: bool,
@@ -69,7 +74,7 @@ def command(
         models.compile_model(
             source, as_json, input_shape=input_shape, target=names, weights=weights, keras_version=keras_version,
             schedule=record, output=output, layers=layers, seed=seed, cache=not no_cache, emit=emits, ram=ram,
-            flash=flash,
+            flash=flash, precision=precision,
         )  # fmt: skip
         return
     if layers:
@@ -77,7 +82,7 @@ def command(
     start = time.perf_counter()
     with _spinner(names):
         artifact = api.compile(
-            source, input_shape, names, weights, keras_version,
+            source, input_shape, names, weights, keras_version, precision,
             schedule=record, output=output, seed=seed, cache=not no_cache, emit=emits, ram=ram, flash=flash,
         )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -98,8 +103,8 @@ def _print_json(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
             "path": artifact.path,
             "name": artifact.name,
             "targets": artifact.targets,
-            "input": {"shape": manifest.input.shape, "dtype": manifest.input.dtype.name},
-            "output": {"shape": manifest.output.shape, "dtype": manifest.output.dtype.name},
+            "input": {"shape": manifest.input.shape, "dtype": manifest.input.name},
+            "output": {"shape": manifest.output.shape, "dtype": manifest.output.name},
             "weights_drawn": artifact.weights_drawn,
             "notes": artifact.notes,
             "variants": [
@@ -123,8 +128,8 @@ def _print_text(artifact: Artifact, manifest: Manifest, seconds: float) -> None:
     folder = output.short(artifact.path)
     output.say(f"compiled {artifact.name} to {folder} in {output.duration(seconds)}")
     rows: list[tuple[str, object]] = [
-        ("  input", f"{manifest.input.dtype.name} {output.shape(manifest.input.shape)}"),
-        ("  output", f"{manifest.output.dtype.name} {output.shape(manifest.output.shape)}"),
+        ("  input", f"{manifest.input.name} {output.shape(manifest.input.shape)}"),
+        ("  output", f"{manifest.output.name} {output.shape(manifest.output.shape)}"),
     ]
     for variant in manifest.variants:
         if not variant.bare:

@@ -102,8 +102,8 @@ def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
     rows: list[tuple[str, object]] = [
         ("artifact", output.short(manifest.path)),
         ("layer", _title(manifest.name, manifest.layer.get("config"), manifest.layer.get("generation"))),
-        ("input", f"{manifest.input.dtype.name} {output.shape(manifest.input.shape)}"),
-        ("output", f"{manifest.output.dtype.name} {output.shape(manifest.output.shape)}"),
+        ("input", f"{manifest.input.name} {output.shape(manifest.input.shape)}"),
+        ("output", f"{manifest.output.name} {output.shape(manifest.output.shape)}"),
         ("weights", "drawn from the initializers" if manifest.weights_drawn else "given"),
         ("size", f"{output.size(nbytes)} in {len(manifest.files)} files"),
         ("made by", ", ".join(f"{name} {version}" for name, version in sorted(manifest.tools.items()))),
@@ -122,13 +122,20 @@ def _print_manifest(manifest: Manifest, variants: list[VariantEntry]) -> None:
         output.fields(
             [
                 ("variant", variant.target),
-                ("  needs", f"{variant.arch}: {' '.join(variant.requires)}"),
+                ("  needs", _needs(variant)),
                 ("  library", library),
                 *(output.static_library(variant.c_api) if variant.c_api else []),
                 ("  kernels", steps),
+                *([("  multiplies", variant.cuda.precision)] if variant.cuda else []),
                 ("  schedule", f"{knobs} ({variant.schedule_source})"),
             ]
         )
+
+
+def _needs(variant: VariantEntry) -> str:
+    if variant.cuda is None:
+        return f"{variant.arch}: {' '.join(variant.requires)}"
+    return f"{variant.arch}: {' '.join(image.arch for image in variant.cuda.images)}"
 
 
 # ---- layers --------------------------------------------------------------------------------------------------------
