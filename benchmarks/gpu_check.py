@@ -4,7 +4,8 @@
     python benchmarks/gpu_check.py build/gpu results   # on the machine with the GPU
 
 Correctness first: fresh random inputs, poisoned outputs, float64 references. Then times: CUDA graph replays that go
-round more inputs and outputs than the L2 cache holds, ours and PyTorch's (cuDNN, channels_last) in turn.
+round more inputs and outputs than the L2 cache holds, ours and PyTorch's (cuDNN, channels_last) in turn. PyTorch's TF32
+is off beside our float32 and on beside our tf32. torch.compile takes minutes for a layer: --compile says for which.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,16 @@ from sepcompile.compute.form import Form, read_form
 from sepcompile.frontend import ImportedLayer, read_layer
 from sepcompile.ir.passes import canonicalize, fold_scale_shift
 from sepcompile.ir.reference import evaluate
+from sepcompile.ir.rounding import round_to
+from sepcompile.ir.stages import TensorSpec as IrTensorSpec
 from sepcompile.runtime.cuda import CudaLayer
 from sepcompile.runtime.cuda_manifest import CudaEntry, ImageEntry, LaunchEntry
 from sepcompile.runtime.inputs import TensorSpec
 from sepcompile.runtime.manifest import PlanEntry, StepEntry
 
 Case = dict[str, Any]
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+# Relative, of the whole result: a few times the unit roundoff of what is multiplied.
+TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.6e-2}
 ROTATED_BYTES = 200 << 20  # more than any L2 cache
 MOST_SETS = 48
 _START = time.monotonic()
@@ -46,16 +51,26 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--seconds", type=float, default=500, help="start nothing new after this")
     parser.add_argument("--batches", default="1,32,128")
-    parser.add_argument("--compile", default="", help="layers that torch.compile is timed on, by name")
-    parser.add_argument("--only", default="", help="float32, float16, or grid for correctness alone")
+    parser.add_argument("--compile", default="", help="layers that torch.compile is timed on, by name, or all")
+    parser.add_argument("--compile-seconds", type=float, default=200, help="start no torch.compile after so much of it")
+    parser.add_argument("--only", default="", help="grid for correctness alone, or one of " + ", ".join(TOLERANCE))
     arguments = parser.parse_args()
-    import torch
-
+    if arguments.only not in ("", "grid", *TOLERANCE):
+        parser.error(f"--only: {arguments.only!r} is none of grid, {', '.join(TOLERANCE)}")
+    if not all(part.isdigit() and int(part) for part in arguments.batches.split(",")):
+        parser.error(f"--batches: {arguments.batches!r} is not whole numbers with commas between them")
+    if not (arguments.folder / "cases.json").is_file():
+        parser.error(f"{arguments.folder} holds no cases.json: make it with benchmarks/gpu_pack.py")
+    torch = find_torch()
     torch.set_grad_enabled(False)
     torch.backends.cudnn.benchmark = True
     cases = json.loads((arguments.folder / "cases.json").read_text())
     check = Check(torch, arguments.folder, [int(batch) for batch in arguments.batches.split(",")], arguments.seconds)
-    check.compiled = set(filter(None, arguments.compile.split(",")))
+    labels = {case["label"] for case in cases if case["kind"] == "suite"}
+    check.compiled = labels if arguments.compile == "all" else set(filter(None, arguments.compile.split(",")))
+    if unknown := sorted(check.compiled - labels):
+        parser.error(f"--compile: {unknown[0]!r} is none of all, {', '.join(sorted(labels))}")
+    check.compile_seconds = arguments.compile_seconds
     report: dict[str, Any] = {"machine": {}, "grid": [], "suite": []}
     if arguments.only != "grid":
         report["machine"] = describe(torch)
@@ -68,10 +83,21 @@ def main() -> None:
         print("WRONG", row, flush=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
     for case in cases:
-        if case["kind"] == "suite" and arguments.only in ("", case["dtype"]):
+        if case["kind"] == "suite" and arguments.only in ("", case["multiplied"]):
             report["suite"] += check.times(case)
             (arguments.results / "gpu_check.json").write_text(json.dumps(report))
     print_table(report)
+
+
+def find_torch() -> Any:
+    """PyTorch with a GPU; ends the program, saying what is missing, where there is none."""
+    try:
+        import torch
+    except ImportError:
+        sys.exit("gpu_check: this Python has no PyTorch; take one that has: make PYTHON=... gpu-check")
+    if not torch.cuda.is_available():
+        sys.exit("gpu_check: PyTorch finds no GPU here; carry the folder and this repository to a machine with one")
+    return torch
 
 
 def describe(torch: Any) -> dict[str, Any]:
@@ -117,23 +143,24 @@ class Check:
     def __init__(self, torch: Any, folder: Path, batches: list[int], seconds: float) -> None:
         self.torch, self.folder, self.batches, self.seconds = torch, folder, batches, seconds
         self.compiled: set[str] = set()
+        self.compile_seconds = 0.0
 
     def correctness(self, case: Case) -> dict[str, Any]:
         """Each build on random data through PyTorch tensors and through NumPy, against float64."""
         torch = self.torch
         layer, form, folded = read(case)
         rng = np.random.default_rng(1)
-        x = rng.standard_normal((3, *layer.program.input.shape[1:])).astype(layer.program.input.dtype)
+        x = round_to(rng.standard_normal((3, *layer.program.input.shape[1:])), layer.program.input.dtype)
         reference = evaluate(layer.program, layer.weights, x)
         worst = 0.0
         for build in case["builds"]:
             ours = self.layer(case, build, layer, form, folded)
             dtype = getattr(torch, layer.program.output.dtype)
             out = torch.full(reference.shape, float("nan"), dtype=dtype, device="cuda")
-            ours(torch.from_numpy(x).cuda(), out)
-            worst = max(worst, error(out.cpu().numpy(), reference), error(ours(x), reference))
-        limit = TOLERANCE[case["dtype"]]
-        return {"label": case["label"], "dtype": case["dtype"], "error": worst, "passed": bool(worst <= limit)}
+            ours(torch.from_numpy(x).to(getattr(torch, layer.program.input.dtype)).cuda(), out)
+            worst = max(worst, error(out.cpu().float().numpy(), reference), error(ours(x), reference))
+        limit = TOLERANCE[case["multiplied"]]
+        return {"label": case["label"], "dtype": case["multiplied"], "error": worst, "passed": bool(worst <= limit)}
 
     def layer(
         self, case: Case, build: dict[str, Any], layer: ImportedLayer, form: Form, weights: dict[str, Any]
@@ -151,8 +178,8 @@ class Check:
             cuda=CudaEntry(tuple(ImageEntry(arch, path) for arch, path in images.items()), launches),
             read_image=lambda image: (self.folder / image.path).read_bytes(),
             weights=pack_weights(form, record, weights),
-            input_spec=TensorSpec(program.input.shape, np.dtype(program.input.dtype)),
-            output_spec=TensorSpec(program.output.shape, np.dtype(program.output.dtype)),
+            input_spec=spec(program.input),
+            output_spec=spec(program.output),
         )
 
     def times(self, case: Case) -> list[dict[str, Any]]:
@@ -162,7 +189,7 @@ class Check:
         builds = [self.layer(case, build, layer, form, folded) for build in case["builds"]]
         for batch in self.batches:
             if time.monotonic() - _START > self.seconds:
-                print("out of time:", case["label"], case["dtype"], batch, flush=True)
+                print("out of time:", case["label"], case["multiplied"], batch, flush=True)
                 continue
             rows.append(self._row(case, layer, form, builds, batch))
             print_row(rows[-1])
@@ -179,20 +206,20 @@ class Check:
                 data.outputs[0].fill_(float("nan"))
                 ours(data.inputs[0], data.outputs[0])
                 off = float((data.outputs[0].double() - reference).norm() / reference.norm())
-                right.append(off <= TOLERANCE[case["dtype"]])
+                right.append(off <= TOLERANCE[case["multiplied"]])
                 pairs = list(zip(data.inputs, data.outputs, strict=True))
                 found.append(timed(torch, [lambda x=x, y=y, ours=ours: ours(x, y) for x, y in pairs]))
             except Exception as problem:  # one build that fails must not end the table
-                print("FAILED", case["label"], case["dtype"], batch, problem, flush=True)
+                print("FAILED", case["label"], case["multiplied"], batch, problem, flush=True)
                 right.append(False)
                 found.append(None)
         del reference
         chosen = case["chosen"].get(str(batch))
         return {
-            "layer": case["label"], "dtype": case["dtype"], "batch": batch, "builds": found, "right": right,
+            "layer": case["label"], "dtype": case["multiplied"], "batch": batch, "builds": found, "right": right,
             "chosen": chosen, "ours": found[chosen] if chosen is not None else None,
             "schedules": [build["schedule"] for build in case["builds"]],
-            "peers": self._peers(case, data), "floor": floor(form, case["dtype"], batch),
+            "peers": self._peers(case, data), "floor": floor(form, case["multiplied"], batch),
         }  # fmt: skip
 
     def _peers(self, case: Case, data: Data) -> dict[str, float]:
@@ -205,20 +232,20 @@ class Check:
         def run(x: Any) -> Any:
             return data.peer(x, dtype)
 
-        settings = [("torch", False)] + ([("torch tf32", True)] if case["dtype"] == "float32" else [])
-        for name, tf32 in settings:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case["multiplied"] == "tf32"
+        runs = {"torch": lambda: run}
+        start = time.monotonic()
+        late = start - _START > self.seconds
+        if case["label"] in self.compiled and self.compile_seconds > 0 and not late:
+            torch._dynamo.reset()
+            runs["torch.compile"] = lambda: torch.compile(run, mode="max-autotune-no-cudagraphs")
+        for name, make in runs.items():
             try:
-                peers[name] = timed(torch, calls(run))
+                peers[name] = timed(torch, calls(make()))
             except Exception as problem:
                 print("peer failed:", name, case["label"], str(problem)[:200], flush=True)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        if case["label"] in self.compiled:
-            torch._dynamo.reset()
-            try:
-                peers["torch.compile"] = timed(torch, calls(torch.compile(run, mode="max-autotune-no-cudagraphs")))
-            except Exception as problem:
-                print("peer failed: torch.compile", case["label"], str(problem)[:200], flush=True)
+        if "torch.compile" in runs:
+            self.compile_seconds -= time.monotonic() - start
         return peers
 
 
@@ -279,7 +306,13 @@ def read(case: Case) -> tuple[ImportedLayer, Form, dict[str, Any]]:
     layer = read_layer(case["source"], input_shape=(None, *case["shape"]), keras_version=case["keras_version"])
     canonical, folded = fold_scale_shift(canonicalize(layer.program), layer.weights)
     form = read_form(canonicalize(canonical), {name: array.shape for name, array in folded.items()})
-    return layer, form, folded
+    return layer, replace(form, precision="tf32" if case["multiplied"] == "tf32" else "float32"), folded
+
+
+def spec(edge: IrTensorSpec) -> TensorSpec:
+    """An edge of the program as the loader knows it."""
+    narrow = edge.dtype == "bfloat16"
+    return TensorSpec(edge.shape, np.dtype("float32" if narrow else edge.dtype), narrow)
 
 
 def error(found: Any, reference: Any) -> float:
@@ -289,13 +322,13 @@ def error(found: Any, reference: Any) -> float:
 
 def floor(form: Form, dtype: str, batch: int) -> float:
     """Seconds below which no version can be: compulsory traffic or arithmetic, whichever is longer (H200)."""
-    item = 4 if dtype == "float32" else 2
+    item = 4 if dtype in ("float32", "tf32") else 2
     pixels = form.out_height * form.out_width
     moved = form.height * form.width * form.channels + pixels * form.out_channels
     weights = form.depthwise_channels * (form.taps + (form.out_channels if form.pointwise else 0))
     depthwise = 2 * pixels * form.depthwise_channels * form.taps * batch / 67e12
     product = 2 * pixels * form.depthwise_channels * form.out_channels * batch if form.pointwise else 0
-    rate = 67e12 if dtype == "float32" else 790e12
+    rate = {"float32": 67e12, "tf32": 494e12}.get(dtype, 790e12)
     return max((batch * moved + weights) * item / 4.3e12, depthwise + product / rate)
 
 
@@ -315,10 +348,10 @@ def print_row(row: dict[str, Any]) -> None:
 
 def print_table(report: dict[str, Any]) -> None:
     print(json.dumps(report["machine"]))
-    for dtype in ("float32", "float16"):
-        for batch in (1, 32, 128):
+    for dtype in TOLERANCE:
+        for batch in sorted({row["batch"] for row in report["suite"]}):
             rows = [r for r in report["suite"] if r["dtype"] == dtype and r["batch"] == batch and r["ours"]]
-            for name in ("torch", "torch tf32", "torch.compile"):
+            for name in ("torch", "torch.compile"):
                 ratios = [row["peers"][name] / row["ours"] for row in rows if name in row["peers"]]
                 if ratios:
                     mean = float(np.exp(np.mean(np.log(ratios))))
