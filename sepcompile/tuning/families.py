@@ -10,7 +10,7 @@ from sepcompile.compute.planar_record import PlanarSchedule
 from sepcompile.errors import TuningError
 from sepcompile.schedule import choose
 from sepcompile.targets import Target
-from sepcompile.tuning import cpu_space, planar_space
+from sepcompile.tuning import cpu_space, cuda_space, planar_space
 from sepcompile.tuning.space import Space
 
 
@@ -21,7 +21,11 @@ def _cpu(form: Form, target: Target, batch: int | None) -> Space[Any]:
     return cpu_space.build(form, target, batch)
 
 
-_BUILDERS: dict[str, Callable[[Form, Target, int | None], Space[Any]]] = {"x86": _cpu, "arm": _cpu}
+_BUILDERS: dict[str, Callable[[Form, Target, int | None], Space[Any]]] = {
+    "x86": _cpu,
+    "arm": _cpu,
+    "cuda": cuda_space.build,
+}
 
 
 def build_space(form: Form, target: Target, batch: int | None) -> Space[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -78,5 +80,6 @@ def test_points_lists_exactly_the_allowed():
 
 
 def test_a_family_without_a_space_is_named():
-    with pytest.raises(TuningError, match="cuda"):
-        build_space(form_of("separable"), get_target("cuda-sm_90"), None)
+    unknown = dataclasses.replace(get_target("x86-64-v2"), family="abacus")
+    with pytest.raises(TuningError, match="abacus"):
+        build_space(form_of("separable"), unknown, None)
