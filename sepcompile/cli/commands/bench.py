@@ -64,7 +64,7 @@ def command(
     core, and what is compared are instructions, cycles of a model, and cache misses, on one thread.
 
     \b
-    Examples:
+    Example:
       sepcompile bench --suite dev --layer mnv1_b5 --threads 1 --threads 2
       sepcompile bench --target cortex-a72 --emulate
       sepcompile bench model.keras --layer 'block_1_*'
