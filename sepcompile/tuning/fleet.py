@@ -275,10 +275,10 @@ class FleetRunner(Runner):
 
     def _result(self, task: Task, wall_s: float) -> Measurement:
         label = f"fleet {self._place.label}"
-        if task.status == "cancelled" or task.status == "lost":
+        error = task.exception() if task.status == "error" else None
+        if task.status in ("cancelled", "lost") or isinstance(error, CancelledError):
             raise TuningError(f"the scheduler {self._place.address} has forgotten its tasks, or is gone")
-        if task.status == "error":
-            error = task.exception()
+        if error is not None:
             return Measurement.failed("lost", f"{type(error).__name__}: {error}", wall_s, label)
         name, status, output, errors = task.result()
         return self._read(f"{label}, worker {name}", status, output, errors, wall_s)
