@@ -20,7 +20,7 @@ class NativeLibrary:
 
     def __init__(self, path: Path, symbol: str, residual: bool = False) -> None:
         try:
-            self.library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+            self.library = ctypes.CDLL(_spelling(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
         except OSError as error:
             raise ArtifactError(f"{path}: the library cannot be loaded: {error}") from error
         self.path = path
@@ -47,3 +47,14 @@ class NativeLibrary:
         function.restype = result
         function.argtypes = arguments
         return function
+
+
+def _spelling(path: Path) -> str:
+    """``path`` spelled in a way that only this very file has.
+
+    glibc gives back the library that it has open under a name, even where the name by now stands for another file: an
+    artifact that was compiled anew. The file's number, as ``//`` and ``/./`` for its bits, makes the names differ; a
+    number is not used again while its file is mapped.
+    """
+    bits = bin(path.stat().st_ino)[2:]
+    return f"{path.parent}{''.join('/./' if bit == '1' else '//' for bit in bits)}{path.name}"

@@ -275,3 +275,12 @@ def test_manifest_is_sorted_and_has_no_paths_of_this_machine(artifact):
     for name, data in content(artifact).items():
         assert str(artifact.parent).encode() not in data, name
         assert str(ROOT).encode() not in data, name
+
+
+def test_an_artifact_that_was_compiled_anew_runs_its_new_code(tmp_path, samples, write_sample):
+    """In the same folder and the same process, with layers of the old code still in use."""
+    for steps, rows in ((1, 12), (2, 12), (1, 5)):
+        sample = samples(steps=steps, rows=rows)
+        layer = load(write_sample(tmp_path / "conv1", sample), threads=2)
+        x = sample.input(2)
+        np.testing.assert_array_equal(layer(x), sample.expected(x))
