@@ -25,11 +25,13 @@ Array = NDArray[np.floating[Any]]
 @dataclass(frozen=True)
 class SearchSettings:
     """start: proposals that the cost model alone orders. pool: points that are ranked for each later proposal.
-    parents: how many of the best points mutate and mix. noise: standard deviation of a measured log ratio."""
+    parents: how many of the best points mutate and mix. flip: one in so many proposals tries the other side of a flag.
+    noise: standard deviation of a measured log ratio."""
 
     start: int = 16
     pool: int = 256
     parents: int = 6
+    flip: int = 6
     noise: float = 0.01
 
 
@@ -41,6 +43,7 @@ class Search:
         self._rng = np.random.default_rng(seed)
         self._scores: dict[Point, float | None] = {space.start: 1.0}
         self._pending: list[Point] = []
+        self._flags = [number for number, axis in enumerate(space.axes) if number and len(axis.choices) == 2]
         self._first = self._by_cost()
 
     def propose(self) -> Point | None:
@@ -73,22 +76,27 @@ class Search:
     # ---- the start ----
 
     def _by_cost(self) -> list[Point]:
-        """For each choice of the first axis (the block structure) the point that the model likes best, best first."""
-        found = set()
-        for choice in range(len(self._space.axes[0].choices) if self._space.axes else 0):
-            point = self._descend((choice, *self._space.start[1:]))
-            if point is not None:
-                found.add(point)
-        return sorted(found, key=lambda point: (self._space.cost(point), point))
+        """What the model likes best for each value of each flag, then for each choice of the first axis (the block
+        structure); both in its order. What goes together with a choice is then seen together at least once."""
+        found: dict[Point, None] = {}
+        for numbers in (self._flags, [0] if self._space.axes else []):
+            points = (self._best_with(number, i) for number in numbers for i in range(self._choices(number)))
+            some = {point for point in points if point is not None}
+            found |= dict.fromkeys(sorted(some, key=lambda point: (self._space.cost(point), point)))
+        return list(found)
 
-    def _descend(self, point: Point) -> Point | None:
-        """Coordinate descent of the predicted cost over every axis but the first."""
-        best, least = point, self._space.cost(point)
+    def _choices(self, number: int) -> int:
+        return len(self._space.axes[number].choices)
+
+    def _best_with(self, fixed: int, choice: int) -> Point | None:
+        """Coordinate descent of the predicted cost from the heuristic's point, with one axis held at ``choice``."""
+        best = (*self._space.start[:fixed], choice, *self._space.start[fixed + 1 :])
+        least = self._space.cost(best)
         improved = True
         while improved:
             improved = False
-            for number in range(1, len(self._space.axes)):
-                for index in range(len(self._space.axes[number].choices)):
+            for number in (number for number in range(len(self._space.axes)) if number != fixed):
+                for index in range(self._choices(number)):
                     other = (*best[:number], index, *best[number + 1 :])
                     if (found := self._space.cost(other)) < least:
                         best, least, improved = other, found, True
@@ -100,7 +108,7 @@ class Search:
     # ---- after it ----
 
     def _by_expected_improvement(self) -> Point | None:
-        pool = self._pool()
+        pool = self._other_side(self._pool())
         if not pool:
             return None
         told = list(self._scores)
@@ -114,6 +122,21 @@ class Search:
         mean, deviation = model.predict(pool)
         gain = _expected_improvement(mean, deviation, float(values.min()))
         return pool[int(np.argmax(gain))]
+
+    def _other_side(self, pool: list[Point]) -> list[Point]:
+        """Now and then only points with one flag, each in turn, other than the best point's: a flag that helps only
+        together with another change would not be tried again after its first failure."""
+        turn, left = divmod(self._proposed, self._settings.flip)
+        if left or not self._flags:
+            return pool
+        flag, best = self._flags[turn % len(self._flags)], self.best[0]
+        rng, count = self._rng, self._settings.pool // 2
+        flipped = (*best[:flag], 1 - best[flag], *best[flag + 1 :])
+        near = [
+            point for point in (self._space.mutate(flipped, rng) for _ in range(count)) if point[flag] != best[flag]
+        ]
+        found = dict.fromkeys([*(point for point in pool if point[flag] != best[flag]), *near])
+        return [point for point in found if not self._known(point)] or pool
 
     def _pool(self) -> list[Point]:
         """Untried points: neighbours of the best, mutations and mixtures of the best few, and some from anywhere."""
