@@ -41,17 +41,17 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
     plan = min(_plans(form, machine), key=lambda plan: _cost(form, machine, plan))
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
-        depthwise_lanes=lanes_of(form.depthwise_channels, machine),
+        depthwise_lanes=depthwise.lanes,
         rows=plan.rows,
         columns=plan.columns,
         tile_rows=1,
         tile_columns=column_tile(plan.columns, depthwise.columns, depthwise.staged),
         tap_unroll=depthwise.taps,
-        unroll_rows=False,
+        unroll_rows=depthwise.unroll_rows,
         staged=depthwise.staged,
         tile_pixels=plan.tile.pixels,
         tile_vectors=plan.tile.vectors,
-        k_unroll=_k_unroll(form, machine, plan),
+        k_unroll=max(depthwise.lanes, _k_unroll(form, machine, plan)),
         order=plan.order,
         split=plan.split,
         tile_groups=plan.groups,
@@ -62,17 +62,16 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     kh, kw = form.depthwise.kernel_size
     tile = _depthwise_tile(form, machine)
     rows, columns = _depthwise_block(form, machine)
-    tile_rows = min(2, rows) if kh > 1 and max(kh, kw) <= 5 and not tile.staged else 1
-    width = 4 if tile_rows > 1 else tile.columns
+    width = tile.columns
     if not is_light(form.final.activation):
         # The unrolled activation needs registers beside the accumulators.
         width = min(width, machine.vector_registers // 4)
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
-        depthwise_lanes=lanes_of(form.depthwise_channels, machine),
+        depthwise_lanes=tile.lanes,
         rows=rows,
         columns=columns,
-        tile_rows=tile_rows,
+        tile_rows=1,
         tile_columns=column_tile(columns, width, tile.staged),
         tap_unroll=tile.taps,
         unroll_rows=kh * kw <= 49,
@@ -82,21 +81,33 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
 
 @dataclass(frozen=True)
 class _DepthwiseTile:
+    lanes: int
     columns: int
     taps: int
+    unroll_rows: bool
     staged: bool
 
 
 def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
-    kw = form.depthwise.kernel_size[1]
-    staged = kw >= LONG_KERNEL or form.depthwise.depth_multiplier > 1
-    columns = min(7, machine.vector_registers // 2 - 2)
+    """Output columns and channels that are summed at once.
+
+    Two vectors of channels share the tests of the image's borders, and their loads are paired; with strides the windows
+    of the columns share too little for the registers.
+    """
+    stage = form.depthwise
+    (kh, kw), registers = stage.kernel_size, machine.vector_registers
+    lanes = lanes_of(form.depthwise_channels, machine)
+    staged = kw >= LONG_KERNEL or stage.depth_multiplier > 1
+    columns = min(7, registers // 2 - 2)
     if staged or kw >= 7:
-        columns = 10 if staged else max(8, machine.vector_registers // 2 - 2)
-    if form.depthwise.dilation_rate[1] > 1 and not staged:
+        columns = 10 if staged else max(8, registers // 2 - 2)
+    if stage.dilation_rate[1] > 1 and not staged:
         columns = 2
+    pairs = form.depthwise_channels % (2 * lanes) == 0 and 2 * columns + 2 <= registers // 2
+    if pairs and kh * kw <= 9 and stage.strides == (1, 1) and not staged and is_light(form.final.activation):
+        lanes *= 2
     taps = kw if kw < LONG_KERNEL else window(kw)
-    return _DepthwiseTile(columns, taps, staged)
+    return _DepthwiseTile(lanes, columns, taps, (form.pointwise is None and kh * kw <= 49) or lanes > 4, staged)
 
 
 @dataclass(frozen=True)
@@ -139,9 +150,11 @@ def _plans(form: Form, machine: Machine) -> Iterator[_Plan]:
 
 def _tiles(machine: Machine, vectors: int) -> Iterator[_Tile]:
     """Tiles whose sums, pixels and weights fit in the registers together."""
+    spare = 3 if machine.vector_registers >= 32 else 1
     for width in range(1, min(6, vectors) + 1):
         for height in range(1, machine.tile_registers):
-            if height * width + height + width <= machine.tile_registers:
+            # Some are left over: LLVM's order of the loads keeps a few more vectors than are in use.
+            if height * width + height + width <= machine.tile_registers - spare:
                 yield _Tile(height, width)
 
 
@@ -158,7 +171,10 @@ def _blocks(form: Form) -> Iterator[tuple[int, int]]:
 def _k_unroll(form: Form, machine: Machine, plan: _Plan) -> int:
     """Two vectors of channels at once where loads of both can be paired: 1008 bytes is as far as a pair reaches."""
     lanes = lanes_of(form.depthwise_channels, machine)
-    near = (plan.rows * plan.columns + 1 + plan.tile.pixels) * lanes * 4 <= 1008
+    if machine.vector_registers < 32:
+        return lanes
+    # Eight channels of more pixels would not leave the registers that their loads need.
+    near = plan.tile.pixels <= 10 and (plan.rows * plan.columns + 1 + plan.tile.pixels) * lanes * 4 <= 1008
     return 2 * lanes if near and form.depthwise_channels % (2 * lanes) == 0 else lanes
 
 
