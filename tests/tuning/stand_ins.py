@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import zlib
+from collections import Counter
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Device(Runner):
     def __init__(self, seconds, noise=0.003, slowness=lambda number: 1.0, failing=lambda record: None, most=None):
         self._seconds, self._noise, self._slowness, self._failing = seconds, noise, slowness, failing
         self._most, self.asked, self._lock = most, [], threading.Lock()
+        self._times = Counter()
 
     @property
     def capacity(self):
@@ -68,8 +70,11 @@ class Device(Runner):
         if (kind := self._failing(candidate.record)) is not None:
             future.set_result(Measurement.failed(kind, "as it was told"))
             return future
-        # What is measured depends on the pair alone, so that it is the same when it is asked again.
-        rng = np.random.default_rng(zlib.crc32(f"{candidate.digest}{incumbent.digest}{settings.rounds}".encode()))
+        # What is measured depends on the pair, and on how often it was measured: launches differ.
+        pair = f"{candidate.digest}{incumbent.digest}{settings.rounds}"
+        with self._lock:
+            self._times[pair] += 1
+        rng = np.random.default_rng(zlib.crc32(f"{pair}{self._times[pair]}".encode()))
         slow = self._slowness(number) * np.exp(rng.normal(0, 0.05, settings.rounds))
         mine, other = (
             self._seconds(record, settings.threads) * slow * np.exp(rng.normal(0, self._noise, settings.rounds))
