@@ -82,7 +82,8 @@ def _depth_of_fragment(kernel: CudaKernel) -> int:
 def _store(s: Any, kernel: CudaKernel, output: Any, pixel: Any, filter_: Any, warps: int) -> None:
     """The epilogue: threads along filters, each with as many as it can store at once."""
     form, record = kernel.tile.form, kernel.tile.record
-    width = min(8, record.tile_filters // 8)
+    # 16 bytes: of float32, TVM would store 32 at once, which a tensor's address need not be a multiple of.
+    width = min(4 if form.out_dtype == "float32" else 8, record.tile_filters // 8)
     _, lane = s.split(filter_, [None, width])
     fused = s.fuse(pixel, s.get_loops(output)[-2])
     _, y, x = s.split(fused, [None, warps, WARP])
