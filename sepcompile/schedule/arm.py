@@ -22,7 +22,7 @@ SMALL_MACS = 1_000_000
 LONG_KERNEL = 8
 _LINE = 64
 # In cycles. Weights stream in order, so that a prefetcher hides most of what the second level takes to answer.
-_L1_MISS, _L2_MISS = 1.0, 30.0
+_L1_MISS, _L2_MISS = 0.7, 30.0
 # Of an instruction that is no multiply-add, and of the loads and stores that begin and end a register tile.
 _INSTRUCTION, _TILE_ENDS = 0.15, 6.0
 # Of a cache, how much of it a block may count on.
