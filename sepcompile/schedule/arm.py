@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sepcompile.compute.form import Form, is_light
+from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
 from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, window
 from sepcompile.schedule.limits import check_record
@@ -63,7 +63,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     tile = _depthwise_tile(form, machine)
     rows, columns = _depthwise_block(form, machine)
     width = tile.columns
-    if not is_light(form.final.activation):
+    if not form.final.is_light:
         # The unrolled activation needs registers beside the accumulators.
         width = min(width, machine.vector_registers // 4)
     return Schedule(

@@ -15,7 +15,7 @@ from sepcompile.targets import Machine
 # A fused multiply-add's result can be used four cycles later on every x86 core since Skylake and Zen.
 FMA_LATENCY = 4
 # Below this a layer takes a few microseconds, and a second join of threads shows.
-SMALL_MACS = 2_000_000
+SMALL_MACS = 3_000_000
 # What the sums of a register tile cost beside the multiply-adds, but for those that are stored while the next tile
 # starts. Fitted on Zen 5 over layers of 16 to 192 channels: 7x2 tiles beat 14x2 by 7 % at 16 and lose from 64 on.
 HIDDEN_SUMS = 14
