@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, window
+from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes, window
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
@@ -97,14 +97,14 @@ def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     stage = form.depthwise
     (kh, kw), registers = stage.kernel_size, machine.vector_registers
     lanes = lanes_of(form.depthwise_channels, machine)
-    staged = kw >= LONG_KERNEL or stage.depth_multiplier > 1
+    staged = kw >= LONG_KERNEL or not repeats_lanes(form, machine)
     columns = min(7, registers // 2 - 2)
     if staged or kw >= 7:
         columns = 10 if staged else max(8, registers // 2 - 2)
     if stage.dilation_rate[1] > 1 and not staged:
         columns = 2
     pairs = form.depthwise_channels % (2 * lanes) == 0 and 2 * columns + 2 <= registers // 2
-    if pairs and kh * kw <= 9 and stage.strides == (1, 1) and not staged and is_light(form.final.activation):
+    if pairs and kh * kw <= 9 and stage.strides == (1, 1) and not staged and form.final.is_light:
         lanes *= 2
     taps = kw if kw < LONG_KERNEL else window(kw)
     return _DepthwiseTile(lanes, columns, taps, (form.pointwise is None and kh * kw <= 49) or lanes > 4, staged)
