@@ -91,19 +91,17 @@ def error_bound(
     largest, tiny = _range(eps)
     with np.errstate(all="ignore"):
         for stage in program.stages:
-            if isinstance(stage, Pointwise):
+            size, error = np.abs(value) + error, _stage_error(stage, value, error, weights, layout, eps, second)
+            if products and isinstance(stage, Pointwise):
                 rounding = products * (2.0 + products)
-                matrix = np.abs(_weight(weights, stage.weight, stage))
-                narrowed = rounding * ((np.abs(value) + error) @ matrix)
-            error = _stage_error(stage, value, error, weights, layout, eps, second)
-            if isinstance(stage, Pointwise):
-                error = error * (1.0 + rounding) + narrowed
+                error = error * (1.0 + rounding) + rounding * (size @ np.abs(_weight(weights, stage.weight, stage)))
             value = apply_stage(stage, value, weights, layout, second)
             error = np.where(np.isfinite(value), error + tiny, 0.0)
             error = np.where(np.abs(value) + error >= largest, np.where(np.isfinite(value), np.inf, 0.0), error)
             layout = permute(layout, stage.perm) if isinstance(stage, Transpose) else layout
-        edge = EPS_BFLOAT16 if program.output.dtype == "bfloat16" else 0.0
-        error = np.where(np.isfinite(value), error + eps * np.abs(value) + edge * (np.abs(value) + error), 0.0)
+        if program.output.dtype == "bfloat16":
+            error = error + EPS_BFLOAT16 * (np.abs(value) + error)
+        error = np.where(np.isfinite(value), error + eps * np.abs(value), 0.0)
     return _unlifted(program, error, layout)
 
 

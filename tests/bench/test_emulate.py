@@ -255,7 +255,7 @@ def test_a_failing_download_leaves_no_sysroot(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--emulate", "--html", "x.html"), "--html is a page of times"),
+        (("--emulate", "--html", "x.html"), "--html and --report are pages of times"),
         (("--sysroot", "x"), "--sysroot is for --emulate"),
         (("--emulate", "--target", "cortex-z9"), "target='cortex-z9' is unknown"),
         (("--emulate", "--target", "cuda-sm_90"), "cannot be emulated"),

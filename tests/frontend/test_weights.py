@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sepcompile.errors import ConfigError, SepcompileError, UnsupportedError, WeightError
+from sepcompile.errors import ConfigError, SepcompileError, WeightError
 from sepcompile.frontend import read_layer
 from sepcompile.frontend.initializers import INITIALIZERS, draw, read_initializer
 from sepcompile.ir.stages import Origin
@@ -138,11 +138,9 @@ def test_safetensors_that_lies(data: bytes, tmp_path: Path) -> None:
 
 def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "w.npz").write_bytes(b"PK not a zip")
-    for path in (tmp_path / "w.npz", tmp_path / "none.npz", "w.pkl", "a\0.npz"):
+    for path in (tmp_path / "w.npz", tmp_path / "none.npz", "w.pkl", "a\0.npz", "w.h5"):
         with pytest.raises(WeightError):
             read(path)
-    with pytest.raises(UnsupportedError):
-        read("w.h5")
 
 
 def test_drawn_weights_are_reproducible_and_said() -> None:
