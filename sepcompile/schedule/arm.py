@@ -13,13 +13,20 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes, window
+from sepcompile.schedule.blocks import (
+    LONG_KERNEL,
+    column_tile,
+    depthwise_block,
+    even_tile,
+    lanes_of,
+    repeats_lanes,
+    window,
+)
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
 # Below this a layer takes some microseconds, and a second join of threads shows.
 SMALL_MACS = 1_000_000
-LONG_KERNEL = 8
 _LINE = 64
 # In cycles. Weights stream in order, so that a prefetcher hides most of what the second level takes to answer.
 _L1_MISS, _L2_MISS = 0.7, 30.0
@@ -61,7 +68,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
 def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     kh, kw = form.depthwise.kernel_size
     tile = _depthwise_tile(form, machine)
-    rows, columns = _depthwise_block(form, machine)
+    rows, columns = depthwise_block(form, machine)
     width = tile.columns
     if not form.final.is_light:
         # The unrolled activation needs registers beside the accumulators.
@@ -230,11 +237,3 @@ def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int,
     streamed = (rounds - 1) * weights if weights + between + output > l2 else 0.0
     stored = 2 * image if plan.split and image > l2 else 0.0
     return (rounds * first * _L1_MISS + (rounds * again + streamed + stored) * _L2_MISS) / _LINE
-
-
-def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
-    if form.out_height == 1:
-        return 1, even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
-    most = max(2, form.out_height // (2 * machine.cores))
-    even = [rows for rows in range(2, most + 1, 2) if form.out_height % rows == 0]
-    return min(form.out_height, max(even, default=most + most % 2)), form.out_width

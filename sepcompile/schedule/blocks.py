@@ -5,6 +5,9 @@ from __future__ import annotations
 from sepcompile.compute.form import Form
 from sepcompile.targets import Machine
 
+# Kernels of this many columns and more read each input often enough to pay for a padded copy of it.
+LONG_KERNEL = 8
+
 
 def lanes_of(channels: int, machine: Machine) -> int:
     """The widest vector that the channels fill."""
@@ -43,3 +46,14 @@ def column_tile(columns: int, most: int, staged: bool) -> int:
         return -(-columns // width) * (width + 1.5) * overlap
 
     return min(range(1, min(most, columns) + 1), key=lambda width: (cost(width), -width))
+
+
+def depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
+    """(rows, columns) of a block of a depthwise layer."""
+    if form.out_height == 1:
+        return 1, even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
+    # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even
+    # number, for tiles of two rows, and a divisor where there is one.
+    most = max(2, form.out_height // (2 * machine.cores))
+    even = [rows for rows in range(2, most + 1, 2) if form.out_height % rows == 0]
+    return min(form.out_height, max(even, default=most + most % 2)), form.out_width

@@ -14,7 +14,7 @@ from tvm.s_tir import Schedule as Transform
 
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.layer import Layer
-from sepcompile.schedule.loops import decompose, unroll_tile
+from sepcompile.schedule.loops import decompose, unroll_taps, unroll_tile
 
 # Marks the loops of a fused kernel, from the blocks' inwards, between which the next block's input is asked for.
 AHEAD_LOOP = "sepcompile_ahead"
@@ -142,15 +142,4 @@ def _depthwise(s: Any, layer: Layer, stage: Block, loops: list[Loop]) -> Loop:
         s.vectorize(s.get_loops(padded)[-1])
     else:
         s.compute_inline(padded)
-    *_, r, x, lane, dy, dx = s.get_loops(sums)
-    outer, unrolled = s.split(dx, [None, min(record.tap_unroll, layer.form.depthwise.kernel_size[1])])
-    if record.unroll_rows:
-        s.reorder(outer, dy, unrolled, r, x, lane)
-        s.unroll(dy)
-    else:
-        s.reorder(dy, outer, unrolled, r, x, lane)
-    for loop in (unrolled, r, x):
-        s.unroll(loop)
-    s.vectorize(lane)
-    s.set_scope(sums, 0, "local")
-    return outer if record.unroll_rows else dy
+    return unroll_taps(s, sums, record.tap_unroll, record.unroll_rows, layer.form.depthwise.kernel_size[1])

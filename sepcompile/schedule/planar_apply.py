@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule as Transform
 
 from sepcompile.compute.kernel import KernelIR
 from sepcompile.compute.planar_layer import PlanarLayer
-from sepcompile.schedule.loops import decompose, unroll_tile
+from sepcompile.schedule.loops import decompose, unroll_taps, unroll_tile
 
 Block = Any
 Loop = Any
@@ -85,7 +85,7 @@ def _depthwise(s: Any, layer: PlanarLayer, stage: Block, channel: Loop, loops: l
 
     Returns the first loop of the reduction.
     """
-    record, kernel = layer.record, layer.form.depthwise.kernel_size
+    record = layer.record
     _, column_tile, row, vector, lane = loops
     s.unroll(row)
     s.unroll(vector)
@@ -98,18 +98,7 @@ def _depthwise(s: Any, layer: PlanarLayer, stage: Block, channel: Loop, loops: l
     if layer.staged_shape[-2] <= MOST_UNROLLED_COPIES:
         s.unroll(copied)
     s.vectorize(lane)
-    *_, r, x, lane, dy, dx = s.get_loops(sums)
-    outer, unrolled = s.split(dx, [None, min(record.tap_unroll, kernel[1])])
-    if record.unroll_rows:
-        s.reorder(outer, dy, unrolled, r, x, lane)
-        s.unroll(dy)
-    else:
-        s.reorder(dy, outer, unrolled, r, x, lane)
-    for loop in (unrolled, r, x):
-        s.unroll(loop)
-    s.vectorize(lane)
-    s.set_scope(sums, 0, "local")
-    return outer if record.unroll_rows else dy
+    return unroll_taps(s, sums, record.tap_unroll, record.unroll_rows, layer.form.depthwise.kernel_size[1])
 
 
 # A staged row's vectors are unrolled up to here, so that which are zeros is known when compiling.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sepcompile.compute.form import Form
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule.blocks import column_tile, even_tile, lanes_of, repeats_lanes
+from sepcompile.schedule.blocks import LONG_KERNEL, column_tile, depthwise_block, even_tile, lanes_of, repeats_lanes
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Machine
 
@@ -20,8 +20,6 @@ SMALL_MACS = 3_000_000
 # starts. Fitted on Zen 5 over layers of 16 to 192 channels: 7x2 tiles beat 14x2 by 7 % at 16 and lose from 64 on.
 HIDDEN_SUMS = 14
 SUM_CYCLES = 0.8
-# Kernels of this many columns and more read each input often enough to pay for a padded copy of it.
-LONG_KERNEL = 8
 
 
 def choose(form: Form, machine: Machine) -> Schedule:
@@ -62,7 +60,7 @@ def _separable_layer(form: Form, machine: Machine) -> Schedule:
 def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     kh, kw = form.depthwise.kernel_size
     tile = _depthwise_tile(form, machine)
-    rows, columns = _depthwise_block(form, machine)
+    rows, columns = depthwise_block(form, machine)
     # Two rows at once read each input row for two output rows; above 5x5 the taps alone fill the registers, and where
     # lanes are repeated, their shuffles bound the time.
     pairs = kh > 1 and max(kh, kw) <= 5 and not tile.staged and form.depthwise.depth_multiplier == 1
@@ -227,13 +225,3 @@ def _tile(machine: Machine, depth: int, pixels: int, vectors: int, height: int, 
     cycles += max(0, height * width - HIDDEN_SUMS) * SUM_CYCLES / depth
     count = -(-pixels // height) * -(-vectors // width)
     return _Tile(height, width, count * cycles / (pixels * vectors))
-
-
-def _depthwise_block(form: Form, machine: Machine) -> tuple[int, int]:
-    if form.out_height == 1:
-        return 1, even_tile(form.out_width, max(32, -(-form.out_width // (4 * machine.cores))))
-    # Many rows a block, since two blocks both read the rows at their border, but enough blocks to share; an even
-    # number, for tiles of two rows, and a divisor where there is one.
-    most = max(2, form.out_height // (2 * machine.cores))
-    even = [rows for rows in range(2, most + 1, 2) if form.out_height % rows == 0]
-    return min(form.out_height, max(even, default=most + most % 2)), form.out_width
