@@ -42,7 +42,7 @@ def _layers() -> Iterator[Any]:
             yield pytest.param(layer, multiplied, id=f"{layer.name}-{multiplied}", marks=marks)
 
 
-@pytest.mark.parametrize(("layer", "multiplied"), _layers())
+@pytest.mark.parametrize(("layer", "multiplied"), list(_layers()))
 def test_suite_layers_fit_every_generation(layer: Any, multiplied: str) -> None:
     """No spilled registers, resources within limits, and the occupancy that the schedule's threads were chosen for."""
     config = {**layer.config, "dtype": "float32" if multiplied == "tf32" else multiplied}

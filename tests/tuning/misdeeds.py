@@ -45,15 +45,16 @@ static void* right(const char* name) {
     return dlsym(library, name);
 }
 
-// Numbers from a file beside the library, so that one compiled library serves many artifacts.
-static double settings[2];
+// From a file beside the library, so that one compiled library serves many artifacts.
+static double own_us;
+static char slow_flag[4096];
 static void read_settings(void) {
     Dl_info here;
     char path[4096];
     dladdr((void*)right, &here);
     snprintf(path, sizeof path, "%s.settings", here.dli_fname);
     FILE* file = fopen(path, "r");
-    if (!file || fscanf(file, "%lf %lf", &settings[0], &settings[1]) != 2) abort();
+    if (!file || fscanf(file, "%lf %4095[^\n]", &own_us, slow_flag) != 2) abort();
     fclose(file);
 }
 
@@ -65,7 +66,6 @@ static void spin_us(double us) {
     double end = t.tv_sec * 1e6 + t.tv_nsec / 1e3 + us;
     do clock_gettime(CLOCK_MONOTONIC, &t); while (t.tv_sec * 1e6 + t.tv_nsec / 1e3 < end);
 }
-static double now_s(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
 
 typedef long F(long, long, long, long, long, long, long);
 #define FORWARD(name, before, after)                                                       \
@@ -156,15 +156,13 @@ def sleepy(good: Path, folder: Path, microseconds: int) -> Path:
     return spoil(good, folder, BEFORE_RUN=f"sleep_us({microseconds})")
 
 
-def slowing(good: Path, folder: Path, microseconds: float, slow_from: float) -> Path:
-    """A copy whose calls take that much longer, and three times that from ``slow_from`` (``time.monotonic``) on."""
+def slowing(good: Path, folder: Path, microseconds: float, slow: Path) -> Path:
+    """A copy whose calls take that much longer, and three times that once there is a file ``slow``."""
     spoil(
-        good,
-        folder,
-        BEFORE_RUN="if (!settings[0]) read_settings(); spin_us(settings[0] * (now_s() > settings[1] ? 3 : 1))",
+        good, folder, BEFORE_RUN="if (!own_us) read_settings(); spin_us(own_us * (access(slow_flag, F_OK) ? 1 : 3))"
     )
     (library,) = folder.glob("*/*.so")
-    library.with_name(library.name + ".settings").write_text(f"{microseconds} {slow_from}")
+    library.with_name(library.name + ".settings").write_text(f"{microseconds} {slow}")
     return folder
 
 
