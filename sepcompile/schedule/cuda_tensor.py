@@ -6,19 +6,17 @@ shared memory; each warp multiplies its part of the tile; the sums go through sh
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from tvm.s_tir import Schedule as Transform
-from tvm.s_tir import TensorIntrin
-from tvm.s_tir.tensor_intrin import cuda as intrinsics
 
 from sepcompile.compute.cuda_kernels import CudaKernel
 from sepcompile.compute.cuda_record import product_depth
+from sepcompile.schedule import cuda_intrinsics as intrinsics
 from sepcompile.schedule.cuda import RIGHT_PAD, item_bytes, warp_grid
 from sepcompile.schedule.cuda_apply import copy_tile, unroll_tail, window_sums
+from sepcompile.schedule.cuda_intrinsics import FRAGMENT
 
-FRAGMENT = 16
 WARP = 32
 _PAD_BYTES = 16  # rows that one instruction reads then lie in different banks
 
@@ -149,22 +147,7 @@ def _load_fragments(s: Any, kernel: CudaKernel, accumulators: Any, k1: Any) -> N
         s.reorder(a0, b0, a1, b1)
         s.unroll(a0)
         s.unroll(b0)
-        s.tensorize(a1, _load_intrinsic(dtype, depth, block is right))
-
-
-@cache
-def _load_intrinsic(dtype: str, depth: int, right: bool) -> str:
-    name = f"sep_load_{dtype}_{'b' if right else 'a'}"
-    described = intrinsics.get_wmma_load_intrin(FRAGMENT, FRAGMENT, depth, dtype, "shared", right, False)
-    TensorIntrin.register(name, *described, override=True)
-    return name
-
-
-@cache
-def _multiply_intrinsic(dtype: str, depth: int) -> str:
-    described = intrinsics.get_wmma_sync_intrin(FRAGMENT, FRAGMENT, depth, dtype, "float32", False)
-    TensorIntrin.register(f"sep_multiply_{dtype}", *described, override=True)
-    return f"sep_multiply_{dtype}"
+        s.tensorize(a1, intrinsics.load(dtype, depth, block is right))
 
 
 def _multiply(s: Any, kernel: CudaKernel, accumulators: Any, init: Any, sums: Any) -> None:
@@ -172,12 +155,12 @@ def _multiply(s: Any, kernel: CudaKernel, accumulators: Any, init: Any, sums: An
     *_, p0, f0, p1, _, _ = s.get_loops(accumulators)
     s.unroll(p0)
     s.unroll(f0)
-    s.tensorize(p1, _multiply_intrinsic(kernel.tile.form.in_dtype, _depth_of_fragment(kernel)))
+    s.tensorize(p1, intrinsics.multiply(kernel.tile.form.in_dtype, _depth_of_fragment(kernel)))
     *_, p0, f0, p1, _ = s.get_loops(init)
     s.unroll(p0)
     s.unroll(f0)
-    s.tensorize(p1, intrinsics.WMMA_FILL_16x16x16_F32_INTRIN)
+    s.tensorize(p1, intrinsics.clear())
     *_, p0, f0, p1, _ = s.get_loops(sums)
     s.unroll(p0)
     s.unroll(f0)
-    s.tensorize(p1, intrinsics.WMMA_STORE_16x16x16_F32_SHARED_INTRIN)
+    s.tensorize(p1, intrinsics.store())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +78,12 @@ def _blocks(needs: Resources, threads: int, arch: str) -> int:
     warps = -(-threads // 32)
     registers = -(-needs.registers // 8) * 8 * 32 * warps
     return min(THREADS[arch] // (32 * warps), REGISTERS // registers, SHARED[arch] // (needs.shared_bytes + 1024))
+
+
+def test_tvms_own_intrinsics_are_not_imported() -> None:
+    """Their package parses its 248 functions when it is imported, which takes half a minute of a processor."""
+    code = "import sys, sepcompile.codegen.cuda_lower; sys.exit('tvm.s_tir.tensor_intrin' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_ptx_is_text_and_cubins_say_what_they_need() -> None:
