@@ -16,7 +16,7 @@ from pathlib import Path
 from sepcompile.errors import TargetError
 from sepcompile.runtime import cpu
 
-FAMILIES = ("x86", "arm", "cortex-m", "cuda")
+FAMILIES = ("x86", "arm", "riscv", "cortex-m", "cuda")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def lower(
     ``ahead``: what is asked for early.
     """
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
-    mod = tx.BindTarget(_target(target))(mod)
+    mod = tx.BindTarget(_target(_fixed_width(target)))(mod)
     mod = tvm.ir.transform.Sequential(_TO_LOOPS)(mod)
     mod = tvm.IRModule({name: _apply_views(mod[name], views)})
     mod = tvm.ir.transform.Sequential(_TO_FLAT_VECTORS)(mod)
@@ -76,7 +76,7 @@ def lower(
     scratch = _Scratch(memory or Memory())
     bare = _bare(strided_by_shuffle(mod[name]), scratch)
     mod = tvm.ir.transform.Sequential(_LEGALIZE)(tvm.IRModule({name: bare}))
-    return Lowered(mod[name], scratch.size)
+    return Lowered(mod[name].with_attr("target", _target(target)), scratch.size)
 
 
 def build(lowered: Mapping[str, Lowered], target: Mapping[str, object]) -> Any:
@@ -100,6 +100,18 @@ def text(lowered: Mapping[str, Lowered]) -> str:
 
 # LLVM would turn copying and clearing loops into calls of memcpy and memset, which a bare library does not have.
 _LLVM_OPTIONS = ["-disable-loop-idiom-all:bool=true"]
+
+
+# What makes TVM turn vectors of our size into loops over scalable ones, with a mask in each step.
+_SCALABLE = ("+v", "+sve")
+
+
+def _fixed_width(target: Mapping[str, object]) -> Mapping[str, object]:
+    """The target as loops are lowered for it; LLVM itself is given the whole one."""
+    features = target.get("mattr")
+    if not isinstance(features, list | tuple):
+        return target
+    return {**target, "mattr": [name for name in features if name not in _SCALABLE]}
 
 
 def _target(target: Mapping[str, object]) -> Any:

@@ -9,8 +9,8 @@ import platform
 import struct
 from functools import cache
 
-from . import cpu_arm, cpu_x86
-from .cpuinfo import cpuinfo, words_per_core
+from . import cpu_arm, cpu_riscv, cpu_x86
+from .cpuinfo import cpuinfo
 
 _ALIASES = {
     "pni": ("sse3",), "sse4_1": ("sse4.1",), "sse4_2": ("sse4.2",), "abm": ("lzcnt",), "lahf_lm": ("sahf",),
@@ -39,7 +39,7 @@ def features() -> frozenset[str]:
     elif arch in ("aarch64", "armv7"):
         found = cpu_arm.features(info, arch)
     else:
-        found = _riscv(info)
+        found = cpu_riscv.features(info) if arch == "riscv64" else set[str]()
     return frozenset(found | {alias for name in found for alias in _ALIASES.get(name, ())})
 
 
@@ -53,11 +53,3 @@ def missing(required: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the ``required`` features that this machine lacks."""
     here = features()
     return tuple(name for name in required if name not in here)
-
-
-def _riscv(info: str) -> set[str]:
-    found: set[str] = set()
-    for isa in words_per_core(info, "isa"):
-        letters, *extensions = isa.lower().split("_")
-        found |= set(letters[4:]) | set(extensions)  # rv64imafdcv_zba_zbb
-    return found

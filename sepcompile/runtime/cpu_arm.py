@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-
+from .auxv import AT_HWCAP, AT_HWCAP2, auxiliary
 from .cpuinfo import words_per_core
 
-_AT_HWCAP, _AT_HWCAP2 = 16, 26
 # Bit 0 first, as the kernel's <asm/hwcap.h> has them.
 _HWCAP_64 = (
     "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma lrcpc dcpop sha3 sm3 "
@@ -27,10 +25,8 @@ def features(info: str, arch: str) -> set[str]:
     The vector is what all cores of a mixed machine have. The file is read only where a C library lacks ``getauxval``:
     it shows 64-bit names to a 32-bit process, and it may be another machine's under emulation.
     """
-    if arch == "armv7":
-        found = _bits(_AT_HWCAP, _HWCAP_32)
-    else:
-        found = _bits(_AT_HWCAP, _HWCAP_64) | _bits(_AT_HWCAP2, _HWCAP2_64)
+    narrow = arch == "armv7"
+    found = _bits(AT_HWCAP, _HWCAP_32) if narrow else _bits(AT_HWCAP, _HWCAP_64) | _bits(AT_HWCAP2, _HWCAP2_64)
     return found or words_per_core(info, "Features")
 
 
@@ -48,10 +44,5 @@ def parts(info: str) -> set[str]:
 
 
 def _bits(entry: int, names: str) -> set[str]:
-    try:
-        getauxval = ctypes.CDLL(None).getauxval
-    except (OSError, AttributeError):
-        return set()
-    getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-    word = int(getauxval(entry))
+    word = auxiliary(entry)
     return {name for bit, name in enumerate(names.split()) if word >> bit & 1}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from sepcompile.compute.form import Form
 from sepcompile.compute.planar_record import CpuSchedule
 from sepcompile.compute.record import Schedule
-from sepcompile.schedule import arm, mcu, planar, x86
+from sepcompile.schedule import arm, mcu, planar, riscv, x86
 from sepcompile.targets import Target
 
 __all__ = ["CpuSchedule", "Schedule", "choose", "choose_transposed"]
 
-_CHOOSERS = {"x86": x86.choose, "arm": arm.choose, "cortex-m": mcu.choose}
+_CHOOSERS = {"x86": x86.choose, "arm": arm.choose, "riscv": riscv.choose, "cortex-m": mcu.choose}
 
 
 # Planar kernels are chosen by a model that was fitted on these families.

@@ -1,4 +1,4 @@
-"""The space of CPU records (x86, arm): which values each knob takes, and what is rejected by rule.
+"""The space of CPU records (x86, arm, riscv): which values each knob takes, and what is rejected by rule.
 
 Values follow from the layer's extents and the target's registers by the small functions below, around what the
 heuristic chose, so that the same code serves every vector width.

@@ -24,6 +24,7 @@ def _cpu(form: Form, target: Target, batch: int | None) -> Space[Any]:
 _BUILDERS: dict[str, Callable[[Form, Target, int | None], Space[Any]]] = {
     "x86": _cpu,
     "arm": _cpu,
+    "riscv": _cpu,
     "cuda": cuda_space.build,
 }
 

@@ -63,7 +63,7 @@ def test_parts_of_all_cores_are_read() -> None:
 
 def test_features_come_from_the_auxiliary_vector_first(monkeypatch: pytest.MonkeyPatch) -> None:
     info = "Features\t: fp asimd\n\nFeatures\t: fp asimd asimddp\n"
-    monkeypatch.setattr(cpu_arm, "_bits", lambda entry, names: {"fp"} if entry == cpu_arm._AT_HWCAP else set())
+    monkeypatch.setattr(cpu_arm, "_bits", lambda entry, names: {"fp"} if entry == cpu_arm.AT_HWCAP else set())
     assert cpu_arm.features(info, "aarch64") == {"fp"}
     monkeypatch.setattr(cpu_arm, "_bits", lambda entry, names: set())
     assert cpu_arm.features(info, "aarch64") == {"fp", "asimd"}

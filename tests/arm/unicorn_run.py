@@ -1,4 +1,4 @@
-"""Runs functions of Arm libraries in this process, by Unicorn: no device, no root, no toolchain.
+"""Runs functions of Arm and RISC-V libraries in this process, by Unicorn: no device, no root, no toolchain.
 
 ``Emulator`` maps a linked ELF library, hands out buffers with unmapped memory on both sides, and calls functions by the
 C calling convention. ``EmulatedKernels`` runs a compiled variant's steps with it, as ``tests.compile.guarded`` does
@@ -17,13 +17,14 @@ import unicorn
 from elftools.elf.elffile import ELFFile
 from unicorn import arm64_const as a64
 from unicorn import arm_const as a32
+from unicorn import riscv_const as rv
 
 from sepcompile.codegen.link import link_objects, memory_object
 from sepcompile.codegen.plan import Compiled
 from sepcompile.targets import Target
 
 PAGE = 0x1000
-_RELATIVE = {23, 1027}  # R_ARM_RELATIVE, R_AARCH64_RELATIVE
+_RELATIVE = {23, 1027, 3}  # R_ARM_RELATIVE, R_AARCH64_RELATIVE, R_RISCV_RELATIVE
 _LIBRARY, _STACK, _STACK_BYTES, _RETURN, _HEAP = 0x0100_0000, 0x0800_0000, 0x10_0000, 0x0700_0000, 0x1000_0000
 
 
@@ -62,6 +63,14 @@ def _core32(model: int, mode: int = unicorn.UC_MODE_ARM) -> Core:
     )  # fmt: skip
 
 
+def _riscv(model: int) -> Core:
+    registers = tuple(getattr(rv, f"UC_RISCV_REG_A{i}") for i in range(8))
+    return Core(
+        unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64, model, registers, registers[0], rv.UC_RISCV_REG_SP,
+        rv.UC_RISCV_REG_RA, rv.UC_RISCV_REG_PC, 8,
+    )  # fmt: skip
+
+
 _M_CLASS = unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS
 CORES = {
     "armv8.0": _core64(a64.UC_CPU_ARM64_A72),
@@ -71,6 +80,7 @@ CORES = {
     "cortex-m4": _core32(a32.UC_CPU_ARM_CORTEX_M4, _M_CLASS),
     "cortex-m7": _core32(a32.UC_CPU_ARM_CORTEX_M7, _M_CLASS),
     "cortex-m33": _core32(a32.UC_CPU_ARM_CORTEX_M33, _M_CLASS),
+    "riscv64": _riscv(rv.UC_CPU_RISCV64_SIFIVE_U54),  # rv64gc; Unicorn has no vectors
 }
 
 
@@ -121,6 +131,8 @@ class Emulator:
     def _enable_vectors(self) -> None:
         if self.core.arch == unicorn.UC_ARCH_ARM64:
             self.machine.reg_write(a64.UC_ARM64_REG_CPACR_EL1, 3 << 20)
+        elif self.core.arch == unicorn.UC_ARCH_RISCV:
+            self.machine.reg_write(rv.UC_RISCV_REG_MSTATUS, 3 << 13)  # FS: the floating-point unit is on
         elif self.core.mode == unicorn.UC_MODE_ARM:
             self.machine.reg_write(a32.UC_ARM_REG_C1_C0_2, 0xF << 20)
             self.machine.reg_write(a32.UC_ARM_REG_FPEXC, 1 << 30)

@@ -487,4 +487,3 @@ def test_features_of_other_machines(monkeypatch):
     assert cpu_arm.features(info, "aarch64") == {"fp", "asimd"}
     monkeypatch.setattr(cpu_arm, "_bits", lambda entry, names: set(names.split()[12:14]))
     assert cpu_arm.features("Features : asimd", "armv7") == {"neon", "vfpv3"}
-    assert cpu._riscv("isa : rv64imafdcv_zba_zbb\n") == {*"imafdcv", "zba", "zbb"}

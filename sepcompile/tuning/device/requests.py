@@ -103,7 +103,7 @@ def describe() -> Json:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     rows = {key.strip(): " ".join(value.split()) for key, _, value in (r.partition(":") for r in text.splitlines())}
     parts = [rows.get("model name", "")]
-    parts += [f"{key} {rows[key]}" for key in ("CPU implementer", "CPU part", "CPU revision") if key in rows]
+    parts += [f"{key} {rows[key]}" for key in ("CPU implementer", "CPU part", "CPU revision", "uarch") if key in rows]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0\n "))
     return {
@@ -113,7 +113,7 @@ def describe() -> Json:
         "system": platform.system(),
         "machine": _architecture(),
         "cpu": ", ".join(filter(None, parts)) or platform.machine(),
-        "features": (rows.get("flags") or rows.get("Features") or "").split(),
+        "features": (rows.get("flags") or rows.get("Features") or rows.get("isa", "").replace("_", " ")).split(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     }
 
@@ -166,6 +166,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the tuner's terminal is for the tuner, which hangs up
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # with the folder removed
     machine = describe()
+    if machine["numpy"]:
+        from .gpu import gpu_name
+
+        machine["gpu"] = gpu_name()
     with contextlib.suppress(BrokenPipeError):
         say(machine)
         if machine["numpy"]:
