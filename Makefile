@@ -17,7 +17,7 @@ help:
 	@echo "make test-slow  run the exhaustive tests"
 	@echo "make bench      race the benchmark layers against the installed peers (minutes)"
 	@echo "make gpu-check  check and time the CUDA kernels beside PyTorch (needs a GPU and PyTorch)"
-	@echo "make arm-sysroot  unpack an ARM Python with NumPy and LiteRT into build/arm, for emulation (Debian)"
+	@echo "make arm-sysroot  unpack Python and NumPy of ARM and RISC-V into build/arm, for emulation (Debian)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       rewrite the tables and outputs in README.md and docs/"
 	@echo "make clean      remove .venv, build/ and caches"
@@ -43,9 +43,9 @@ gpu-check: $(VENV)/.installed
 	@$(BIN)/python benchmarks/gpu_pack.py build/gpu
 	@$(PYTHON) benchmarks/gpu_check.py build/gpu benchmarks/results
 
-# Python of ARM machines, unpacked and not installed; with qemu-user it runs here. No privileges are needed.
+# Python of ARM and RISC-V machines, unpacked and not installed; with qemu-user it runs here. No privileges are needed.
 arm-sysroot: $(VENV)/.installed
-	@$(BIN)/python -m sepcompile.bench.emulate.sysroot build/arm --arch arm64 --arch armhf
+	@$(BIN)/python -m sepcompile.bench.emulate.sysroot build/arm --arch arm64 --arch armhf --arch riscv64
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """A Debian userland of another architecture in a folder: what qemu-user needs to run Python, NumPy and LiteRT of ARM.
 
-    python -m sepcompile.bench.emulate.sysroot build/arm [--arch arm64] [--arch armhf]
+    python -m sepcompile.bench.emulate.sysroot build/arm [--arch arm64] [--arch armhf] [--arch riscv64]
 
 Packages come from the Debian mirror that this machine uses, through apt with lists of its own, and are only unpacked;
 wheels come through pip. Nothing outside the folder changes and no privileges are needed.
@@ -22,17 +22,21 @@ from sepcompile.bench.errors import BenchError
 
 DEFAULT = Path("build/arm")
 STAMP = ".complete"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Debian's name of an architecture: what to unpack beside Python, and the wheels' platforms (none: NumPy is Debian's).
 PACKAGES = {
     "arm64": ("python3", "libstdc++6", "libgomp1"),
     "armhf": ("python3", "libstdc++6", "libgomp1", "python3-numpy"),
+    "riscv64": ("python3", "libstdc++6", "libgomp1", "python3-numpy"),
 }
+# The first release of Debian that has the architecture, where that may be newer than this machine's.
+RELEASES = {"riscv64": "trixie"}
 PLATFORMS = {"arm64": ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")}
 WHEELS = ("numpy",)
 PEERS = ("ai-edge-litert", "flatbuffers")
-LIBRARIES = {"arm64": "aarch64-linux-gnu", "armhf": "arm-linux-gnueabihf"}
-QEMU = {"arm64": "qemu-aarch64", "armhf": "qemu-arm"}
-MACHINES = {"aarch64": "arm64", "armv7l": "armhf"}  # platform.machine() to Debian's name
+LIBRARIES = {"arm64": "aarch64-linux-gnu", "armhf": "arm-linux-gnueabihf", "riscv64": "riscv64-linux-gnu"}
+QEMU = {"arm64": "qemu-aarch64", "armhf": "qemu-arm", "riscv64": "qemu-riscv64"}
+MACHINES = {"aarch64": "arm64", "armv7l": "armhf", "riscv64": "riscv64"}  # platform.machine() to Debian's name
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,28 @@ def _unpack(root: Path, arch: str) -> None:
             "Dir::State::status": work / "status", "Dir::Cache": work / "cache", "Acquire::Languages": "none",
             "Debug::NoLocking": "true", "APT::Sandbox::User": "",
         }  # fmt: skip
+        if arch in RELEASES:
+            sources = work / "sources.list"
+            sources.write_text(f"deb [signed-by={KEYRING}] {_mirror()} {RELEASES[arch]} main\n", encoding="utf-8")
+            settings |= {"Dir::Etc::sourcelist": sources, "Dir::Etc::sourceparts": "-"}
         apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in settings.items())]
         with contextlib.suppress(BenchError):  # a mirror amid an update lacks an index, which may not matter
             _run([*apt, "update"], "apt")
         _run([*apt, "-y", "--download-only", "--no-install-recommends", "install", *PACKAGES[arch]], "apt")
         for package in sorted((work / "cache/archives").glob("*.deb")):
             _run(["dpkg", "-x", str(package), str(root)], "dpkg")
+    if not (root / "lib").exists():  # newer packages count on the link
+        (root / "lib").symlink_to("usr/lib")
+
+
+def _mirror() -> str:
+    """The address of the Debian archive that this machine's apt uses."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN)", "Created-By: Packages"]
+    found = [line.split() for line in _run(command, "apt").splitlines()]
+    archives = [words[0] for words in found if words[1:] == ["Debian"] and "security" not in words[0]]
+    if not archives:
+        raise BenchError("apt-get indextargets: no Debian archive among this machine's package sources")
+    return archives[0]
 
 
 def _install(target: Path, names: Sequence[str], platforms: Sequence[str], version: str) -> None:
@@ -119,14 +139,15 @@ def _install(target: Path, names: Sequence[str], platforms: Sequence[str], versi
     _run([*command, "--target", str(target), *names], "python3-pip")
 
 
-def _run(command: Sequence[str], package: str) -> None:
-    """Run a tool to its end; raises BenchError with the end of what it said."""
+def _run(command: Sequence[str], package: str) -> str:
+    """Run a tool to its end and return what it printed; raises BenchError with the end of what it said."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise BenchError(f"{command[0]} is not found; on Debian it is in the package {package}") from error
     if done.returncode:
         raise BenchError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-600:]}")
+    return done.stdout
 
 
 def main() -> None:
