@@ -6,11 +6,10 @@ from sepcompile.compute.form import Form
 from sepcompile.compute.planar_record import CpuSchedule, PlanarSchedule
 from sepcompile.compute.record import DEPTHWISE_ORDERS, ORDERS, Schedule
 from sepcompile.errors import ScheduleError
+from sepcompile.schedule.checks import check_ranges, check_scratch, check_tile, check_word
 from sepcompile.schedule.planar_limits import check_planar
 from sepcompile.targets import Machine
 
-# A block's scratch is per thread; beyond this no cache of any target holds it, and the arena would grow without use.
-MOST_SCRATCH_BYTES = 256 * 2**20
 # Input channels of the pointwise stage that are unrolled: more only makes code.
 MOST_K_UNROLL = 8
 
@@ -20,17 +19,9 @@ def check_record(record: CpuSchedule, form: Form, machine: Machine) -> None:
     if isinstance(record, PlanarSchedule):
         check_planar(record, form, machine)
         return
-    for name, most in _upper_limits(record, form, machine).items():
-        value = getattr(record, name)
-        if not 1 <= value <= most:
-            raise ScheduleError(f"schedule: {name}={value} must be between 1 and {most} for this layer and target")
-    for name in ("lanes", "depthwise_lanes"):
-        value = getattr(record, name)
-        if value & (value - 1):
-            raise ScheduleError(f"schedule: {name}={value} must be a power of two")
-    for name, orders in (("order", ORDERS), ("depthwise_order", DEPTHWISE_ORDERS)):
-        if getattr(record, name) not in orders:
-            raise ScheduleError(f"schedule: {name}={getattr(record, name)!r} must be one of {', '.join(orders)}")
+    check_ranges(record, _upper_limits(record, form, machine))
+    check_word(record, "order", ORDERS)
+    check_word(record, "depthwise_order", DEPTHWISE_ORDERS)
     _check_blocks(record, form)
     _check_registers(record, form, machine)
 
@@ -66,20 +57,13 @@ def _check_blocks(record: Schedule, form: Form) -> None:
         )
     if record.prefetch and (form.pointwise is None or record.split or whole):
         raise ScheduleError("schedule: prefetch=True needs a pointwise stage, split=False and more than one block")
-    scratch = record.rows * record.columns * form.depthwise_channels * 4
-    if form.pointwise is not None and scratch > MOST_SCRATCH_BYTES and not record.split:
-        raise ScheduleError(f"schedule: rows={record.rows} needs {scratch} bytes of scratch, over {MOST_SCRATCH_BYTES}")
+    check_scratch(record, form, record.rows * record.columns * form.depthwise_channels * 4)
 
 
 def _check_registers(record: Schedule, form: Form, machine: Machine) -> None:
     """The accumulators of a register tile, one register per weight vector and one for the broadcast input."""
     if form.pointwise is not None:
-        used, most = record.tile_pixels * record.tile_vectors + record.tile_vectors + 1, machine.tile_registers
-        if used > most:
-            tile = f"tile_pixels={record.tile_pixels} x tile_vectors={record.tile_vectors}"
-            raise ScheduleError(f"schedule: {tile} needs {used} vector registers, a tile of this target has {most}")
-    registers = machine.vector_registers
+        used = record.tile_pixels * record.tile_vectors + record.tile_vectors + 1
+        check_tile(record, "tile_pixels", "tile_vectors", used, machine.tile_registers)
     used = record.tile_rows * record.tile_columns * -(-record.depthwise_lanes // machine.float_lanes) + 2
-    if used > registers:
-        tile = f"tile_rows={record.tile_rows} x tile_columns={record.tile_columns}"
-        raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {registers}")
+    check_tile(record, "tile_rows", "tile_columns", used, machine.vector_registers)

@@ -7,10 +7,8 @@ from sepcompile.compute.planar_layer import PlanarLayer
 from sepcompile.compute.planar_record import PlanarSchedule
 from sepcompile.compute.record import ORDERS
 from sepcompile.errors import ScheduleError
+from sepcompile.schedule.checks import check_ranges, check_scratch, check_tile, check_word
 from sepcompile.targets import Machine
-
-# A block's scratch is per thread; beyond this no cache of any target holds it.
-MOST_SCRATCH_BYTES = 256 * 2**20
 
 
 def takes(form: Form) -> bool:
@@ -29,16 +27,8 @@ def check_planar(record: PlanarSchedule, form: Form, machine: Machine) -> None:
             "schedule: layout='planar' needs a channels_first layer with depth_multiplier 1, no row-wise activation "
             "and no PReLU weight along rows or columns"
         )
-    for name, most in _upper_limits(record, form, machine).items():
-        value = getattr(record, name)
-        if not 1 <= value <= most:
-            raise ScheduleError(f"schedule: {name}={value} must be between 1 and {most} for this layer and target")
-    for name in ("lanes", "depthwise_lanes"):
-        value = getattr(record, name)
-        if value & (value - 1):
-            raise ScheduleError(f"schedule: {name}={value} must be a power of two")
-    if record.order not in ORDERS:
-        raise ScheduleError(f"schedule: order={record.order!r} must be one of {', '.join(ORDERS)}")
+    check_ranges(record, _upper_limits(record, form, machine))
+    check_word(record, "order", ORDERS)
     _check_block(record, form)
     _check_registers(record, form, machine)
 
@@ -71,19 +61,13 @@ def _upper_limits(record: PlanarSchedule, form: Form, machine: Machine) -> dict[
 def _check_block(record: PlanarSchedule, form: Form) -> None:
     if record.split and (form.pointwise is None or record.rows != form.out_height):
         raise ScheduleError("schedule: split=True needs a pointwise stage, and rows of the whole output")
-    scratch = PlanarLayer(form, record).scratch_view.size * 4
-    if form.pointwise is not None and scratch > MOST_SCRATCH_BYTES and not record.split:
-        raise ScheduleError(f"schedule: rows={record.rows} needs {scratch} bytes of scratch, over {MOST_SCRATCH_BYTES}")
+    check_scratch(record, form, PlanarLayer(form, record).scratch_view.size * 4)
 
 
 def _check_registers(record: PlanarSchedule, form: Form, machine: Machine) -> None:
     """The accumulators of a register tile, one register per pixel vector and one for the broadcast weight."""
     if form.pointwise is not None:
-        used, most = record.tile_filters * record.tile_vectors + record.tile_vectors + 1, machine.tile_registers
-        if used > most:
-            tile = f"tile_filters={record.tile_filters} x tile_vectors={record.tile_vectors}"
-            raise ScheduleError(f"schedule: {tile} needs {used} vector registers, a tile of this target has {most}")
+        used = record.tile_filters * record.tile_vectors + record.tile_vectors + 1
+        check_tile(record, "tile_filters", "tile_vectors", used, machine.tile_registers)
     used = record.tile_rows * record.tile_columns + 2
-    if used > machine.vector_registers:
-        tile, most = f"tile_rows={record.tile_rows} x tile_columns={record.tile_columns}", machine.vector_registers
-        raise ScheduleError(f"schedule: {tile} needs {used} vector registers, the target has {most}")
+    check_tile(record, "tile_rows", "tile_columns", used, machine.vector_registers)
