@@ -110,8 +110,9 @@ def compile(
     if layers is not None:
         raise ConfigError(f"layers={layers!r} is for a model; one layer was given")
     targets, extras = find_targets(target), Emit.of(emit, ram, flash)
+    check_schedule(schedule)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version, seed=seed)
-    folder = Path(output) if output is not None else Path("build") / imported.program.name
+    folder = output_folder(output, Path("build") / imported.program.name)
     return write_layer(imported, targets, schedule, folder, cache, database, extras, precision)
 
 
@@ -131,6 +132,7 @@ def compile_texts(
     from sepcompile.ir.printer import to_text
 
     chosen = find_targets(target)
+    check_schedule(schedule)
     imported = read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version)
     (compiled,), _ = _compiled(imported, chosen, schedule, cache=False, database=True, texts=True)
     return {"ir": to_text(imported.program), "tir": compiled.tir, "asm": compiled.assembly}
@@ -159,14 +161,18 @@ def load(
     """
     from sepcompile.runtime.loader import load as load_artifact
 
-    _refuse_model(Path(path))
+    _refuse_model(path)
     return load_artifact(path, threads, selftest, variant, require_signature)
 
 
-def _refuse_model(folder: Path) -> None:
+def _refuse_model(path: str | os.PathLike[str]) -> None:
     """A folder of several artifacts is not one: says which there are."""
     from sepcompile.errors import ArtifactError
 
+    try:
+        folder = Path(path)
+    except TypeError:
+        return  # the loader says what it takes
     if (folder / "model.json").is_file() and not (folder / "manifest.json").exists():
         found = sorted(item.parent.name for item in folder.glob("*/manifest.json"))
         some = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
@@ -182,7 +188,7 @@ def verify(
     """
     from sepcompile.runtime.loader import verify as verify_artifact
 
-    _refuse_model(Path(path))
+    _refuse_model(path)
     return verify_artifact(path, require_signature=require_signature)
 
 
@@ -219,7 +225,7 @@ def manifest(path: str | os.PathLike[str]) -> Manifest:
     """The checked manifest of an artifact's folder. Raises ``ArtifactError``."""
     from sepcompile.runtime.loader import read_manifest
 
-    _refuse_model(Path(path))
+    _refuse_model(path)
     return read_manifest(path)
 
 
@@ -241,6 +247,30 @@ def find_targets(target: TargetName | Sequence[TargetName]) -> tuple[Target, ...
         raise TargetError(f"target={target!r} must be a name, a path, or a list of them")
     found = {chosen.name: chosen for chosen in map(get_target, names)}
     return tuple(found.values())
+
+
+def output_folder(output: str | os.PathLike[str] | None, default: Path) -> Path:
+    """The folder that the argument ``output`` names. Raises ``ArtifactError``."""
+    from sepcompile.errors import ArtifactError
+
+    if output is None:
+        return default
+    name = os.fspath(output) if isinstance(output, str | os.PathLike) else None
+    if not isinstance(name, str) or "\0" in name:
+        raise ArtifactError(f"output={output!r}: expected the path of a folder")
+    return Path(name)
+
+
+def check_schedule(schedule: object) -> None:
+    """Raises ``ScheduleError`` where ``schedule`` is neither None nor a record."""
+    from sepcompile.compute.cuda_record import CudaSchedule
+    from sepcompile.compute.planar_record import PlanarSchedule
+    from sepcompile.compute.record import Schedule
+    from sepcompile.errors import ScheduleError
+
+    if not isinstance(schedule, Schedule | PlanarSchedule | CudaSchedule | None):
+        names = "Schedule, PlanarSchedule, CudaSchedule"
+        raise ScheduleError(f"schedule={schedule!r}: expected None or a record ({names}); from_json reads one")
 
 
 def write_layer(
@@ -307,7 +337,7 @@ def _compiled(
     built: list[Compiled] = []
     notes: list[str] = []
     for target in targets:
-        tuned = find_tuned(imported, target, database) if schedule is None else None
+        tuned = find_tuned(imported, target, database, precision) if schedule is None else None
         record = tuned.schedule if tuned is not None else schedule
         compiled = compile_variant(
             imported.program, imported.weights, target,
@@ -324,9 +354,12 @@ def _cache(cache: str | os.PathLike[str] | bool) -> Any:
     from platformdirs import user_cache_path
 
     from sepcompile.codegen.cache import CompileCache
+    from sepcompile.errors import ConfigError
 
     if cache is False:
         return None
+    if not isinstance(cache, str | os.PathLike) and cache is not True:
+        raise ConfigError(f"cache={cache!r}: expected True, False or the path of a folder")
     folder = user_cache_path("sepcompile") if cache is True else Path(cache)
     return CompileCache(folder / "kernels.sqlite3")
 

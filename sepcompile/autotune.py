@@ -65,6 +65,7 @@ def tune(
     runner: Runner | str | None = None,
     cache: str | os.PathLike[str] | bool = True,
     fresh: bool = False,
+    precision: str = "float32",
     progress: Callable[[str, Progress], None] | None = None,
 ) -> TuneReport:
     """Search for faster schedules and store them, for ``compile`` to use.
@@ -83,6 +84,7 @@ def tune(
             or a ``sepcompile.tuning.runner.Runner``, which stays open.
         cache: where compiled kernels are kept, as for ``compile``.
         fresh: measure again what was measured in earlier searches.
+        precision: as for ``compile``; "tf32" is tuned apart from "float32".
         progress: called with a layer's name and where its search is.
 
     Raises ``TuningError``, ``TargetError`` for a target that cannot run here (without a runner), and as ``compile``.
@@ -101,12 +103,13 @@ def tune(
             opened = open_runner(runner)
             runner = None if opened is None else stack.enter_context(opened)
         base = JobOptions(path, trials, seconds, seed, threads, _cache(cache), fresh)
-        return TuneReport(tuple(_tune_all(pairs, base, runner, progress)), path)
+        return TuneReport(tuple(_tune_all(pairs, base, precision, runner, progress)), path)
 
 
 def _tune_all(
     pairs: Sequence[tuple[ImportedLayer, Target]],
     options: JobOptions,
+    precision: str,
     runner: Runner | None,
     progress: Callable[[str, Progress], None] | None,
 ) -> Iterator[Tuned]:
@@ -122,9 +125,8 @@ def _tune_all(
             if progress is not None:
                 progress(name, state)
 
-        tuned = tune_subject(
-            Subject(layer.program, layer.weights, target), replace(options, time_budget_s=share), runner, show
-        )
+        subject = Subject(layer.program, layer.weights, target, precision)
+        tuned = tune_subject(subject, replace(options, time_budget_s=share), runner, show)
         yield tuned
         if tuned.search.interrupted:
             return
@@ -143,24 +145,30 @@ def read_duration(value: float | str | None) -> float | None:
 
 
 def database_path(database: DatabaseName) -> Path | None:
-    """The tuning database's file; None where there is to be none."""
+    """The tuning database's file; None where there is to be none. Raises ``ConfigError``."""
+    from sepcompile.errors import ConfigError
+
     if database is False:
         return None
     if database is True:
         from platformdirs import user_data_path
 
         return user_data_path("sepcompile") / "tuning.sqlite3"
+    if not isinstance(database, str | os.PathLike):
+        raise ConfigError(f"database={database!r}: expected True, False or the path of a file")
     return Path(database)
 
 
-def find_tuned(imported: ImportedLayer, target: Target, database: DatabaseName) -> Found | None:
+def find_tuned(
+    imported: ImportedLayer, target: Target, database: DatabaseName, precision: str = "float32"
+) -> Found | None:
     """What the database holds for a layer and a target; None where it holds nothing."""
     path = database_path(database)
     if path is None or not path.exists():
         return None
     from sepcompile.tuning.lookup import find_schedule
 
-    return find_schedule(imported.program, imported.weights, target, path)
+    return find_schedule(imported.program, imported.weights, target, path, precision)
 
 
 def _subjects(

@@ -54,7 +54,7 @@ def optimize(
         why = "no block of it can be replaced; sepcompile.inspect(model) says which there are"
         raise UnsupportedError(f"{found.graph.label}: {why}")
     with tempfile.TemporaryDirectory(prefix="sepcompile-") as temporary:
-        folder = Path(output) if output is not None else Path(temporary)
+        folder = api.output_folder(output, Path(temporary))
         names = [unit.name for unit in units]
         built = models.compile_model(model, target=target, output=folder, layers=names, cache=cache, within_models=True)
         # Loading maps the library and reads the weights, so the folder may go.
@@ -176,6 +176,9 @@ def _layer_class(keras: Any) -> Any:
 
         def call(self, inputs: Any) -> Any:
             return run(self.part, *(inputs if isinstance(inputs, list | tuple) else [inputs]))
+
+        def get_config(self) -> Any:
+            raise UnsupportedError(f"{self.name} is compiled already and has no config; expected the model it is of")
 
         def compute_output_spec(self, inputs: Any) -> Any:
             batch = (inputs[0] if isinstance(inputs, list | tuple) else inputs).shape[0]

@@ -70,6 +70,8 @@ def compile_model(
     from sepcompile.frontend.model import read_model
 
     targets, extras = api.find_targets(target), Emit.of(emit, ram, flash)
+    api.check_schedule(schedule)
+    folder = api.output_folder(output, Path("build"))
     found = read_model(
         model,
         weights=weights,
@@ -80,7 +82,6 @@ def compile_model(
     built, skipped = _build(found, patterns(layers), seed, targets, precision)
     if schedule is not None and len(built) > 1:
         raise ScheduleError(f"{found.graph.label}: a schedule is for one block, and {len(built)} are compiled")
-    folder = Path(output) if output is not None else Path("build")
     _check_folder(folder)
     parts: list[Artifact] = []
     for item in built:

@@ -51,6 +51,17 @@ def read_layer_argument(layer: str) -> str | bytes:
     return sys.stdin.buffer.read() if layer == "-" else layer
 
 
+def artifact_folders(path: str) -> list[str]:
+    """The folders of the artifacts behind an argument: a model's folder holds several."""
+    folder = Path(path)
+    try:
+        several = (folder / "model.json").is_file() and not (folder / "manifest.json").exists()
+    except (OSError, ValueError):
+        several = False
+    found = sorted(str(manifest.parent) for manifest in folder.glob("*/manifest.json")) if several else []
+    return found or [path]
+
+
 def split_names(values: tuple[str, ...]) -> list[str]:
     """Names from repeated options, each of which may hold several, separated by commas."""
     names = [name.strip() for value in values for name in value.split(",")]

@@ -38,6 +38,8 @@ def unwrap(value: object, where: Origin) -> Wrapped:
     """The name and config of a string or a serialized dict; raises for unknown wrapper keys and lambdas."""
     if isinstance(value, str):
         return Wrapped(value, {})
+    if isinstance(value, dict) and set(value) == {"value"}:  # what a live layer's get_config() has of a lambda
+        raise UnsupportedError(f"{where} is a Python function; code is not compiled")
     if not isinstance(value, dict) or "class_name" not in value:
         fail(where, value, "a name or a dict with class_name and config")
     for key in value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,16 @@ def _from_text(layer: str | bytes | bytearray | os.PathLike[Any], input_shape: o
     path = Path(text)
     if path.suffix in (".keras", ".h5", ".hdf5", ".pb"):
         raise UnsupportedError(f"layer={show(text)}: a model file, not one layer; accepted: a JSON file with one layer")
-    if path.suffix != ".json" and not _exists(path):
+    if _is(path, Path.is_dir):
+        raise ConfigError(f"layer={show(text)}: a folder; expected JSON text or the path of a file")
+    if path.suffix != ".json" and not _is(path, Path.is_file):
         raise ConfigError(f"layer={show(text)}: neither JSON text (an object) nor the path of a file")
     return _from_json(jsontext.read(path), path.name, input_shape)
 
 
-def _exists(path: Path) -> bool:
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
-        return path.is_file()
+        return kind(path)
     except (OSError, ValueError):
         return False
 

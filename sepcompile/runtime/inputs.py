@@ -116,7 +116,8 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype, layer: str) 
     if out.shape != shape:
         raise InputError(f"layer {layer!r}: out has shape {describe(out.shape)}; expected {describe(shape)}")
     if out.dtype != dtype:
-        raise InputError(f"layer {layer!r}: out has dtype {out.dtype.name}; expected {dtype.name}")
+        order = "" if out.dtype.isnative else " of the other byte order"
+        raise InputError(f"layer {layer!r}: out has dtype {out.dtype.name}{order}; expected {dtype.name}")
     if not out.flags.c_contiguous or not out.flags.aligned:
         raise InputError(f"layer {layer!r}: out is not C-contiguous and aligned; expected both")
     if not out.flags.writeable:

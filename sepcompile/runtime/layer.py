@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -172,6 +172,19 @@ class Layer:
         addresses = [address_of(array) for array in (*inputs, out)]
         return partial(self._run, context[0], *addresses, out.shape[0]), (self, context)
 
+    def __copy__(self) -> Layer:
+        """The layer itself: nothing in it changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Layer:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"layer {self._name!r} cannot be pickled, since it holds native code and memory; "
+            "load the artifact in the process that uses it"
+        )
+
     def _gpu(self) -> Layer:
         """The artifact's variant for GPUs, which is opened by the first tensor that lies on one."""
         assert self._on_gpu is not None
@@ -217,6 +230,8 @@ class Layer:
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[np.ndarray, ...]:
         """Inputs of normally distributed numbers, to call the layer with; ``batch`` is for a layer with any."""
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 0:
+            raise InputError(f"layer {self._name!r}: batch is {batch!r}; expected a whole number of at least 0")
         first = batch if self._input.shape[0] is None else self._input.shape[0]
         shape = (first, *(int(size or 0) for size in self._input.shape[1:]))
         return (np.random.default_rng(seed).standard_normal(shape).astype(self._in_dtype),)

@@ -91,6 +91,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).resolve()
+    except TypeError as error:
+        raise ArtifactError(f"path={path!r}: expected the path of an artifact's folder") from error
     except (OSError, RuntimeError, ValueError) as error:  # loops of links, null characters
         raise ArtifactError(f"{path!r}: {error}") from error
 

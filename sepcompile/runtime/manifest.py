@@ -145,11 +145,11 @@ def read_manifest(path: Path, signed_by: Sequence[bytes] = ()) -> Manifest:
     ``signed_by``: public keys of which one must have signed it; empty where no signature is asked for.
     """
     try:
-        folder = path.is_dir()
+        found = (path / MANIFEST).exists() or (path / MANIFEST).is_symlink()
     except OSError:  # a name that is too long
-        folder = False
-    if not folder:
-        raise ArtifactError(f"{path}: not a folder; an artifact is the folder that holds {MANIFEST}")
+        found = False
+    if not found:
+        raise ArtifactError(f"{path}: not an artifact, which is a folder that holds {MANIFEST}")
     data = read_bounded(path, MANIFEST, MOST_BYTES)
     if signed_by:
         check_signature(path, data, signed_by)

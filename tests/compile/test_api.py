@@ -18,7 +18,14 @@ import sepcompile
 from sepcompile.codegen.cache import CompileCache
 from sepcompile.codegen.variant import compile_variant
 from sepcompile.codegen.worker import Worker
-from sepcompile.errors import CompileError, ScheduleError, TargetError, UnsupportedError
+from sepcompile.errors import (
+    ArtifactError,
+    CompileError,
+    ConfigError,
+    ScheduleError,
+    TargetError,
+    UnsupportedError,
+)
 from sepcompile.targets import get_target
 from tests.compile.cases import read, runnable_targets, with_integers
 
@@ -143,6 +150,27 @@ def test_bad_arguments_are_typed_errors(tmp_path: Path) -> None:
     with pytest.raises(ScheduleError, match="tile_pixels=99"):
         sepcompile.compile(SOURCE, SHAPE, schedule=record, output=output)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments,error",
+    [
+        ({"output": 3}, ArtifactError),
+        ({"output": b"conv1"}, ArtifactError),
+        ({"output": "a\0b"}, ArtifactError),
+        ({"schedule": {}}, ScheduleError),
+        ({"schedule": "fast"}, ScheduleError),
+        ({"cache": None}, ConfigError),
+        ({"cache": 3}, ConfigError),
+        ({"database": None}, ConfigError),
+        ({"database": 3}, ConfigError),
+    ],
+)
+def test_arguments_of_another_type(arguments: dict[str, object], error: type[Exception], tmp_path: Path) -> None:
+    (name,) = arguments
+    with pytest.raises(error, match=f"{name}="):
+        sepcompile.compile(SOURCE, SHAPE, **{"output": tmp_path / "conv1", **arguments})
+    assert not list(tmp_path.iterdir())
 
 
 def _heuristic() -> sepcompile.Schedule:

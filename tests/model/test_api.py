@@ -259,6 +259,21 @@ def test_optimize_leaves_what_it_must(model: Any) -> None:
         sepcompile.optimize("model.keras")
 
 
+def test_optimize_several_inputs_and_outputs() -> None:
+    a, b = keras.Input((6, 6, 3), name="a"), keras.Input((6, 6, 4), name="b")
+    total = layers.Add()([layers.SeparableConv2D(4, 3, padding="same", name="one")(a), b])
+    model = keras.Model({"a": a, "b": b}, {"sum": total, "more": layers.DepthwiseConv2D(3, name="two")(total)})
+    zoo_randomized(model)
+    fast = sepcompile.optimize(model)
+    assert {"one_compiled", "two_compiled"} <= {layer.name for layer in fast.layers}
+    x = {name: np.random.default_rng(1).normal(size=(2, 6, 6, n)).astype("float32") for name, n in (("a", 3), ("b", 4))}
+    for found in (fast(x), fast.predict(x, verbose=0)):
+        for name, expected in model(x).items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="compiled already"):
+        sepcompile.optimize(fast)
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
@@ -291,5 +306,11 @@ def test_compile_command(folder: Path, tmp_path: Path) -> None:
     assert [item["name"] for item in found["artifacts"]] == ["dw", "inner_sep"]
     done = cli(folder, "compile", "small.keras", "--layer", "none")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "layers='none'" in done.stderr
+    done = cli(folder, "verify", str(tmp_path / "c"))
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path / 'c' / 'dw'}: passed (" in done.stdout and "inner_sep: passed (" in done.stdout
+    (tmp_path / "c" / "dw" / "weights.safetensors").write_bytes(b"")
+    done = cli(folder, "verify", str(tmp_path / "c"), "--json")
+    assert done.returncode == 1 and [item["passed"] for item in json.loads(done.stdout)] == [False, True]
     done = cli(folder, "run", str(tmp_path / "c"))
     assert done.returncode == 2 and "inner_sep" in done.stderr

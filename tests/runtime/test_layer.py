@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 
 from sepcompile.runtime import buffers
-from sepcompile.runtime.errors import InputError
-from sepcompile.runtime.loader import load
+from sepcompile.runtime.errors import ArtifactError, InputError
+from sepcompile.runtime.loader import load, read_manifest, verify
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -214,3 +216,31 @@ def test_bind_refuses_what_it_would_have_to_convert(artifact, samples):
             layer.bind(other)
     with pytest.raises(InputError, match="overlaps"):
         layer.bind(x, out=x)
+
+
+def test_copies_are_the_layer_itself(artifact, samples):
+    layer, x = load(artifact), samples().input(2)
+    for other in (copy.copy(layer), copy.deepcopy({"a": [layer]})["a"][0]):
+        assert other is layer
+    np.testing.assert_array_equal(layer(x), samples().expected(x))
+    with pytest.raises(TypeError, match=r"'conv1' cannot be pickled.*load the artifact"):
+        pickle.dumps(layer)
+
+
+@pytest.mark.parametrize("batch", [-1, 1.5, "2", True])
+def test_bad_batch_of_a_benchmark(artifact, batch):
+    with pytest.raises(InputError, match="batch is"):
+        load(artifact).benchmark(batch=batch, seconds=0.01)
+
+
+def test_out_of_the_other_byte_order(artifact, samples):
+    x = samples().input(2)
+    with pytest.raises(InputError, match="float32 of the other byte order; expected float32"):
+        load(artifact)(x, out=np.empty(x.shape, np.dtype(np.float32).newbyteorder()))
+
+
+@pytest.mark.parametrize("path", [None, 3, b"conv1", "a\0b"])
+def test_no_path(path):
+    for function in (load, verify, read_manifest):
+        with pytest.raises(ArtifactError):
+            function(path)

@@ -33,17 +33,10 @@ def command(artifacts: tuple[str, ...], key: str | None, new_key: str | None, as
     secret = key if key is not None else str(new_key)
     signed = []
     for artifact in artifacts:
-        for folder in _folders(Path(artifact)):
-            public_key = signing.sign(folder, secret)
-            signed.append(str(folder))
+        for folder in options.artifact_folders(artifact):
+            public_key = signing.sign(Path(folder), secret)
+            signed.append(folder)
     if as_json:
         output.say_json({"public_key": public_key, "signed": signed})
     else:
         output.fields([("public key", public_key), *(("signed", folder) for folder in signed)])
-
-
-def _folders(path: Path) -> list[Path]:
-    """A model's folder holds several artifacts."""
-    if (path / "model.json").is_file() and not (path / "manifest.json").exists():
-        return sorted(found.parent for found in path.glob("*/manifest.json"))
-    return [path]

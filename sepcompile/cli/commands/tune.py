@@ -29,6 +29,10 @@ _ACTIONS = ("list_records", "export_file", "import_file", "prune")
     metavar="URL",
     help="Where candidates run: local, ssh://host, dask://host:port?label=NAME.",
 )
+@click.option(
+    "--precision", type=click.Choice(["float32", "tf32"]), default="float32", show_default=True,
+    help="As for compile; tf32 is tuned apart from float32.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Measure again what earlier searches have measured.")
 @click.option("--database", metavar="FILE", help="The tuning database (default: the user's own).")
 @click.option("--list", "list_records", is_flag=True, help="List what the database holds, and do nothing else.")
@@ -71,7 +75,8 @@ def _tune(ctx: click.Context, layer: str, values: dict[str, Any], as_json: bool)
             options.read_layer_argument(layer), values["input_shape"], names,
             values["weights"], values["keras_version"], trials=values["trials"], time_budget=values["time_budget"],
             seed=values["seed"], threads=values["threads"], layers=values["layers"] or None,
-            database=values["database"] or True, runner=values["runner"], fresh=values["fresh"], progress=show,
+            database=values["database"] or True, runner=values["runner"], fresh=values["fresh"],
+            precision=values["precision"], progress=show,
         )  # fmt: skip
     if as_json:
         output.say_json(tuning.report_json(report))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @options.json_option
 @click.pass_context
 def command(ctx: click.Context, artifacts: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
-    """Check each ARTIFACT: every file, and the self-test of each variant that this machine can run.
+    """Check each ARTIFACT, or every artifact of a model's folder: all files, and the self-test of each variant that this machine can run.
 
     With --require-signature, also that the holder of one of the keys signed it.
 
@@ -32,7 +32,9 @@ def command(ctx: click.Context, artifacts: tuple[str, ...], keys: tuple[str, ...
     \b
     Example:
       sepcompile verify build/conv1 build/conv2
+      sepcompile verify build/ --require-signature release.pem.pub
     """
+    artifacts = tuple(folder for path in artifacts for folder in options.artifact_folders(path))
     for path in artifacts:
         _require_artifact(path)
     results = []
