@@ -28,6 +28,7 @@ from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Target
 
 Weights = Mapping[str, NDArray[np.float32]]
+PRECISIONS = ("float32", "tf32")
 AnySchedule = CpuSchedule | CudaSchedule
 
 
@@ -51,9 +52,7 @@ def compile_variant(
     ``CompileError`` where code generation fails.
     """
     check_precision(program, target, precision)
-    form, folded = read_program(program, weights)
-    if form.pointwise is not None:
-        form = replace(form, precision=precision)
+    form, folded = read_program(program, weights, precision)
     record = _record(form, target, schedule, program.batch)
     kernels = _kernels(Job(form, record, target, symbol, texts), worker, cache)
     return Compiled(
@@ -73,6 +72,8 @@ def compile_variant(
 
 def check_precision(program: Program, target: Target, precision: str) -> None:
     """Raises ``UnsupportedError`` where ``target`` cannot compute in ``precision``, or in the program's dtype."""
+    if precision not in PRECISIONS:
+        raise UnsupportedError(f"precision={precision!r} is not supported; accepted: {', '.join(PRECISIONS)}")
     newest = target.gpu.capability if target.gpu is not None else 0
     dtypes = (program.input.dtype, program.output.dtype)
     if "bfloat16" in dtypes and not newest:
@@ -120,10 +121,16 @@ def _packed(form: Form, record: AnySchedule, weights: Weights) -> dict[str, NDAr
     return pack_weights(Layer(form, record), weights)
 
 
-def read_program(program: Program, weights: Weights) -> tuple[Form, dict[str, NDArray[np.float32]]]:
-    """The form that kernels are generated from, and the weights with every scale and shift folded in."""
+def read_program(
+    program: Program, weights: Weights, precision: str = "float32"
+) -> tuple[Form, dict[str, NDArray[np.float32]]]:
+    """The form that kernels are generated from, and the weights with every scale and shift folded in.
+
+    ``precision``: of a matrix product, where there is one.
+    """
     canonical, folded = fold_scale_shift(canonicalize(program), weights)
-    return read_form(canonicalize(canonical), {name: array.shape for name, array in folded.items()}), folded
+    form = read_form(canonicalize(canonical), {name: array.shape for name, array in folded.items()})
+    return (form if form.pointwise is None else replace(form, precision=precision)), folded
 
 
 def _kernels(job: Job, worker: Worker, cache: CompileCache | None) -> CompiledKernels:

@@ -13,9 +13,10 @@ import numpy as np
 
 from .bound import BoundCall
 from .cuda_driver import Device, Driver, driver
-from .cuda_host import download, host_output, nbytes, stored_input
+from .cuda_host import download, host_output, nbytes, stored_input, stored_residual
 from .cuda_manifest import CudaEntry, ImageEntry, LaunchEntry, choose_image
 from .cuda_tensors import GpuTensor, empty_like, gpu_device, read_tensor, stream_of
+from .cuda_timing import Replays, copies
 from .errors import ArtifactError, DeviceError, InputError
 from .inputs import TensorSpec, check_shape, describe
 from .layer import Layer
@@ -96,27 +97,53 @@ class CudaLayer(Layer):
         ``stream``: a stream's handle, or an object with ``__cuda_stream__``; only for a GPU's tensor.
         Raises ``InputError`` for what does not fit and ``DeviceError`` where the GPU fails.
         """
-        device = gpu_device(x)
-        if device is None:
-            return self._call_host(x, out)
-        handle = stream_of(x, stream, device)
-        source = read_tensor(x, handle, self._name, "x")
-        self._check_tensor(source, self._input.shape, self._input.name, "x", device)
-        shape = (source.shape[0], *(int(size or 0) for size in self._output.shape[1:]))
-        if out is None:
-            out = empty_like(x, shape, self._output.name, self._name)
-        if gpu_device(out) is None:
-            raise InputError(f"layer {self._name!r}: x is on GPU {device}, but out is not on a GPU")
-        target = read_tensor(out, handle, self._name, "out")
-        self._check_tensor(target, shape, self._output.name, "out", device)
-        self._compute(device, handle, source.address, target.address, source.shape[0])
-        return out
+        return self._run_on((x,), out, stream)
 
     def bind(self, *inputs: Any, out: Any = None) -> BoundCall:
         """As ``Layer.bind``, for NumPy arrays and for tensors in a GPU's memory; a CUDA graph is faster for these."""
         call: Callable[..., Any] = self
         out = call(*inputs, out=out)
         return BoundCall(inputs, out, lambda: (partial(call, *inputs, out=out), self))
+
+    def replays(self, *inputs: np.ndarray) -> Replays:
+        """For measuring: a graph of calls with copies of ``inputs`` in the memory of GPU 0, see ``Replays``.
+
+        Its memory is given back with the layer's own. Raises as a call does.
+        """
+        arrays, shape = self._stored(inputs)
+        sizes = {**{name: array.nbytes for name, array in arrays.items()}, "y": nbytes(shape, self._output)}
+        with self._lock:
+            bound = self._bound(0)
+            bound.recorded.append(memory := Memory())
+            calls = []
+            with self._driver.current(bound.device):
+                for number in range(copies(self._driver, bound.device, sum(sizes.values()))):
+                    places = {name: memory.get(self._driver, f"{name}{number}", size) for name, size in sizes.items()}
+                    for name, array in arrays.items():
+                        self._driver.upload(places[name], array.ctypes.data, array.nbytes)
+                    calls.append(partial(self._compute, 0, places=places, batch=shape[0]))
+                return Replays(self._driver, bound.device, calls)
+
+    def _run_on(self, inputs: tuple[Any, ...], out: Any, stream: Any) -> Any:
+        """A call: where ``x``, the first of ``inputs``, lies on a GPU, on that GPU and without copies."""
+        x, *others = inputs
+        device = gpu_device(x)
+        if device is None:
+            return self._run_from_host(inputs, out)
+        handle = stream_of(x, stream, device)
+        source = read_tensor(x, handle, self._name, "x")
+        self._check_tensor(source, self._input.shape, self._input.name, "x", device)
+        shape = (source.shape[0], *(int(size or 0) for size in self._output.shape[1:]))
+        if out is None:
+            out = empty_like(x, shape, self._output.name, self._name)
+        tensors = {"x": source}
+        for name, what, value in (*((RESIDUAL, "residual", other) for other in others), ("y", "out", out)):
+            if gpu_device(value) is None:
+                raise InputError(f"layer {self._name!r}: x is on GPU {device}, but {what} is not on a GPU")
+            tensors[name] = read_tensor(value, handle, self._name, what)
+            self._check_tensor(tensors[name], shape, self._output.name, what, device)
+        self._compute(device, handle, {name: tensor.address for name, tensor in tensors.items()}, shape[0])
+        return out
 
     def _check_tensor(
         self, tensor: GpuTensor, shape: Sequence[int | None], dtype: str, what: str, device: int
@@ -131,33 +158,42 @@ class CudaLayer(Layer):
             found, wanted = describe(tensor.shape), describe(tuple(shape))
             raise InputError(f"layer {self._name!r}: {what} has shape {found}; expected {wanted}")
 
-    def _call_host(self, x: Any, out: np.ndarray | None) -> np.ndarray:
-        array = stored_input(x, self._input, self._name)
-        shape = self._shapes_for(array.shape)[1]
-        out = host_output(x, out, shape, self._output, self._name)
+    def _stored(self, inputs: tuple[Any, ...]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+        """The inputs by the kernels' names, as they lie in a GPU's memory, and the output's shape."""
+        x, *others = inputs
+        arrays = {"x": stored_input(x, self._input, self._name)}
+        shape = self._shapes_for(arrays["x"].shape)[1]
+        for other in others:
+            arrays[RESIDUAL] = stored_residual(other, self._output, shape, self._name)
+        return arrays, shape
+
+    def _run_from_host(self, inputs: tuple[Any, ...], out: Any) -> Any:
+        """A call with NumPy arrays: on GPU 0, with copies both ways."""
+        arrays, shape = self._stored(inputs)
+        out = host_output(inputs[0], out, shape, self._output, self._name)
         if out.size == 0:
             return out
         with self._lock:
             bound = self._bound(0)
             with self._driver.current(bound.device):
                 memory = bound.memories.setdefault(DEFAULT_STREAM, Memory())
-                source = memory.get(self._driver, "x", array.nbytes)
-                target = memory.get(self._driver, "y", nbytes(shape, self._output))
-                self._driver.upload(source, array.ctypes.data, array.nbytes)
-                self._compute(0, DEFAULT_STREAM, source, target, array.shape[0])
-                download(self._driver, target, out, self._output)
+                places = {name: memory.get(self._driver, name, array.nbytes) for name, array in arrays.items()}
+                places["y"] = memory.get(self._driver, "y", nbytes(shape, self._output))
+                for name, array in arrays.items():
+                    self._driver.upload(places[name], array.ctypes.data, array.nbytes)
+                self._compute(0, DEFAULT_STREAM, places, shape[0])
+                download(self._driver, places["y"], out, self._output)
         return out
 
-    def _compute(self, device: int, stream: int, x: int, y: int, batch: int, residual: int | None = None) -> None:
+    def _compute(self, device: int, stream: int, places: Mapping[str, int], batch: int) -> None:
         """Launches the kernels; more images than int32 indices can count go in several rounds."""
+        image_bytes = {"x": self._plan.x_bytes, "y": self._plan.y_bytes, RESIDUAL: self._plan.y_bytes}
         with self._lock:
             bound = self._bound(device)
             with self._driver.current(bound.device):
                 for start in range(0, batch, self._most_batch):
                     count = min(self._most_batch, batch - start)
-                    at = {"x": x + start * self._plan.x_bytes, "y": y + start * self._plan.y_bytes}
-                    if residual is not None:
-                        at[RESIDUAL] = residual + start * self._plan.y_bytes
+                    at = {name: place + start * image_bytes[name] for name, place in places.items()}
                     self._launch(bound, stream, {**bound.weights, **at}, count)
 
     def _launch(self, bound: _Bound, stream: int, pointers: dict[str, int], batch: int) -> None:

@@ -164,6 +164,13 @@ class Driver:
         """Waits for a stream."""
         self.check("cuStreamSynchronize", self._lib.cuStreamSynchronize(stream))
 
+    def call(self, name: str, *arguments: object) -> None:
+        """A function that layers do not need to run, with arguments of ctypes; checked."""
+        function = getattr(self._lib, name, None)
+        if function is None:
+            raise DeviceError(f"the CUDA driver has no {name}; a newer driver has")
+        self.check(name, function(*arguments))
+
     def check(self, what: str, status: int) -> None:
         """Raises ``DeviceError`` for a status that is not zero."""
         if status == 0:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from .bfloat16 import from_bits, is_bits, to_bits
 from .cuda_driver import Driver
 from .inputs import TensorSpec, as_input, check_out, check_shape
+from .residual import checked_residual
 
 
 def stored_input(x: object, spec: TensorSpec, layer: str, what: str = "x") -> np.ndarray:
@@ -18,6 +20,13 @@ def stored_input(x: object, spec: TensorSpec, layer: str, what: str = "x") -> np
         return np.require(x, requirements=["C", "A"]).view(np.uint16)
     array = as_input(x, spec, layer, what)
     return to_bits(array) if spec.bfloat16 else array
+
+
+def stored_residual(residual: object, spec: TensorSpec, shape: tuple[int, ...], layer: str) -> np.ndarray:
+    """A second input of the output's ``shape``, as ``stored_input``. Raises ``InputError``."""
+    if not (spec.bfloat16 and isinstance(residual, np.ndarray) and is_bits(residual.dtype)):
+        residual = checked_residual(residual, spec, shape, layer)
+    return stored_input(residual, replace(spec, shape=shape), layer, "residual")
 
 
 def host_output(x: object, out: object, shape: tuple[int, ...], spec: TensorSpec, layer: str) -> np.ndarray:

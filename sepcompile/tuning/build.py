@@ -20,7 +20,7 @@ from sepcompile.codegen.artifact import LinkedVariant, link_variant, write_artif
 from sepcompile.codegen.cache import CompileCache, tool_versions
 from sepcompile.codegen.entry import symbol_name
 from sepcompile.codegen.selftest import make_selftest
-from sepcompile.codegen.variant import compile_variant, read_program
+from sepcompile.codegen.variant import check_precision, compile_variant, read_program
 from sepcompile.codegen.worker import Worker
 from sepcompile.compute.form import Form
 from sepcompile.errors import ArtifactError, CompileError, ScheduleError, TuningError
@@ -35,16 +35,18 @@ _FULL_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Subject:
-    """The layer that is tuned, for one target."""
+    """The layer that is tuned, for one target, and the ``precision`` that it is compiled with."""
 
     program: Program
     weights: Mapping[str, NDArray[np.float32]]
     target: Target
+    precision: str = "float32"
 
     @property
     def form(self) -> Form:
         """The canonical form that kernels are generated from. Raises ``UnsupportedError``."""
-        return read_program(self.program, self.weights)[0]
+        check_precision(self.program, self.target, self.precision)
+        return read_program(self.program, self.weights, self.precision)[0]
 
 
 class BuildError(Exception):
@@ -61,7 +63,7 @@ class Builder:
         self._subject, self._folder, self._cache = subject, folder, cache
         self.activity = Activity()
         self._symbol = symbol_name(subject.program.name)
-        self._selftest = make_selftest(subject.program, subject.weights)
+        self._selftest = make_selftest(subject.program, subject.weights, subject.precision)
         self._workers = [Worker(COMPILE_TIMEOUT_S, bound=True) for _ in range(workers)]
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
@@ -114,6 +116,7 @@ class Builder:
             compiled = compile_variant(
                 subject.program, subject.weights, subject.target,
                 symbol=self._symbol, worker=worker, cache=self._cache, schedule=record,
+                precision=subject.precision,
             )  # fmt: skip
             return link_variant(
                 compiled, name=subject.program.name, family=subject.target.family, arch=subject.target.arch,

@@ -80,14 +80,14 @@ def tune_subject(
         stack.callback(builder.close)
         if runner is None:
             runner = stack.enter_context(LocalRunner(builder.paused))
-        machine = runner.machine()
+        machine = _machine(runner, subject.target)
         key = make_key(form, subject.target, subject.program.batch, machine)
         width = _cpus() + 1 + 2 * runner.capacity
         lab = Lab(builder, runner, database, key, Settings(threads=options.threads), width)
         stack.callback(lab.close)
         if not options.fresh:
             lab.recall()
-        most = max(options.threads, machine.cpus)
+        most = options.threads if machine.gpu else max(options.threads, machine.cpus)
         chosen = SearchOptions(
             options.trials, options.time_budget_s, options.seed, options.threads, most, width
         )  # fmt: skip
@@ -101,8 +101,26 @@ def tune_subject(
         )  # fmt: skip
 
 
+def _machine(runner: Runner, target: Target) -> MachineIdentity:
+    """What measures. Of a target for CPUs it does not matter which GPU is in the machine.
+
+    Raises ``TargetError`` where a target for GPUs has none.
+    """
+    machine = runner.machine()
+    if target.gpu is None:
+        return replace(machine, gpu="")
+    if not machine.gpu:
+        raise TargetError(
+            f"target={target.name!r}: {machine} has no NVIDIA GPU with a driver; candidates are built here and measured"
+            " where there is one, by a runner"
+        )
+    return machine
+
+
 def check_runs_here(target: Target) -> None:
-    """Raises ``TargetError`` unless this machine can run ``target``."""
+    """Raises ``TargetError`` unless this machine can run ``target``; of one for GPUs, the device program says so."""
+    if target.gpu is not None:
+        return
     missing = cpu.missing(target.requires)
     if target.arch != cpu.machine():
         raise TargetError(

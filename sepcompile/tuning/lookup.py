@@ -10,10 +10,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sepcompile.codegen.variant import read_program
-from sepcompile.compute.planar_record import CpuSchedule, read_record
+from sepcompile.codegen.variant import AnySchedule, read_program
+from sepcompile.compute.cuda_record import CudaSchedule
+from sepcompile.compute.form import Form
+from sepcompile.compute.planar_record import read_record
 from sepcompile.errors import ScheduleError, TargetError, TuningError
 from sepcompile.ir.stages import Program
+from sepcompile.schedule import cuda
 from sepcompile.schedule.limits import check_record
 from sepcompile.targets import Target
 from sepcompile.tuning.database import Database, TunedRecord
@@ -27,20 +30,22 @@ from sepcompile.tuning.runner import MachineIdentity
 class Found:
     """The record to compile with and where it comes from, or neither; ``notes`` for the user in any case."""
 
-    schedule: CpuSchedule | None = None
+    schedule: AnySchedule | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
 
-def find_schedule(program: Program, weights: Mapping[str, NDArray[Any]], target: Target, path: Path) -> Found:
+def find_schedule(
+    program: Program, weights: Mapping[str, NDArray[Any]], target: Target, path: Path, precision: str = "float32"
+) -> Found:
     """The record in the database ``path`` that gains most, if any was measured for just this.
 
-    For a target that this machine can run, only what this machine measured counts; for another, what any machine
-    measured for it, and the source says which. A database that cannot be read is told in a note.
+    For a CPU that this machine can stand for, only what this machine measured counts; for others and for GPUs, what any
+    machine measured for the target, and the source says which. A database that cannot be read is told in a note.
     """
-    if target.gpu is not None or not path.exists():
+    if not path.exists():
         return Found()
-    form, _ = read_program(program, weights)
+    form, _ = read_program(program, weights, precision)
     key = make_key(form, target, program.batch, MachineIdentity.of(describe()))
     try:
         with Database(path, read_only=True) as database:
@@ -56,8 +61,7 @@ def find_schedule(program: Program, weights: Mapping[str, NDArray[Any]], target:
         if not record.gain:
             break  # they come in order: tuned without gain, so the heuristic's is best
         try:
-            schedule = read_record(record.schedule)
-            check_record(schedule, form, target.machine)
+            schedule = _read(record.schedule, form, target)
         except ScheduleError as error:
             notes.append(f"a tuning record for {target.name} was skipped: {error}")
             continue
@@ -68,11 +72,24 @@ def find_schedule(program: Program, weights: Mapping[str, NDArray[Any]], target:
     return Found(notes=tuple(notes))
 
 
+def _read(data: Mapping[str, object], form: Form, target: Target) -> AnySchedule:
+    """A stored record; raises ``ScheduleError`` unless it fits."""
+    if target.gpu is not None:
+        for_gpu = CudaSchedule.from_json(data)
+        cuda.check_record(for_gpu, form)
+        return for_gpu
+    schedule = read_record(data)
+    check_record(schedule, form, target.machine)
+    return schedule
+
+
 def _same(one: Key | None, other: Key, *names: str) -> bool:
     return one is not None and all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _runs_here(target: Target) -> bool:
+    if target.gpu is not None:
+        return False
     try:
         check_runs_here(target)
     except TargetError:

@@ -30,9 +30,11 @@ def folder() -> Path:
 
 @cache
 def standin_driver() -> Path:
-    """The stand-in for libcuda.so.1."""
-    path = folder() / "libstandin.so"
-    _zig("cc", "-O1", "-fPIC", "-shared", "-w", str(_HERE / "standin_driver.c"), "-o", str(path), "-ldl")
+    """The stand-in for libcuda.so.1, by that name, so that where it was loaded it is found by any loader."""
+    path = folder() / "driver" / "libcuda.so.1"
+    path.parent.mkdir()
+    flags = ("-O1", "-fPIC", "-shared", "-w", "-ldl", f"-Wl,-soname,{path.name}")
+    _zig("cc", *flags, str(_HERE / "standin_driver.c"), "-o", str(path))
     return path
 
 
@@ -73,6 +75,7 @@ def _wrapper(name: str, parameters: str) -> str:
         f"static void body_{name}(void **params) {{ {name}({values}); }}\n"
         f'extern "C" int run_{name}(const unsigned *grid, const unsigned *block, void **params) '
         f"{{ return sep_run(body_{name}, grid, block, params); }}\n"
+        f'extern "C" const int count_{name} = {len(types)};\n'
     )
 
 

@@ -121,6 +121,28 @@ def test_a_recorded_graph_keeps_its_intermediates(driver: Any, monkeypatch: pyte
     np.testing.assert_array_equal(layer(x), expected(source, x)[0])
 
 
+def test_replays_go_round_copies_of_the_input(pair: tuple[CudaLayer, Any]) -> None:
+    layer, source = pair
+    x = integers(source, 2)
+    replays = layer.replays(x)
+    assert replays.calls == 3  # 3840 bytes each, more than twice the 4096 of the stand-in's L2 cache
+    assert replays.seconds() > 0
+    (bound,) = layer._devices.values()
+    reference = expected(source, x)[0].astype(np.float32)
+    for number in range(replays.calls):
+        address, size = bound.recorded[0].pieces[f"y{number}"]
+        assert ctypes.string_at(address, size) == reference.tobytes()
+    del replays
+    assert ctypes.CDLL(str(standin_driver())).standin_depth() == 0
+    with pytest.raises(InputError):
+        layer.replays(x[..., 1:])
+
+
+def test_a_driver_too_old_to_time_says_so(pair: tuple[CudaLayer, Any], driver: Any) -> None:
+    with pytest.raises(DeviceError, match="cuNothing"):
+        driver.call("cuNothing")
+
+
 def test_too_little_memory_is_said(pair: tuple[CudaLayer, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     layer, source = pair
     monkeypatch.setenv("SEP_MEMORY", "100")

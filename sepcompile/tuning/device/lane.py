@@ -230,11 +230,16 @@ def free_bytes() -> int:
     return int(found[1]) << 10 if found else 1 << 30
 
 
-def limit_process(request: Any) -> None:
-    """Bound memory, and be the one that a machine out of memory ends first."""
+def limit_process(request: Any, memory: bool) -> None:
+    """Bound ``memory``, and be the one that a machine out of memory ends first.
+
+    A GPU's driver reserves more addresses than the machine has memory, so beside it memory cannot be bounded.
+    """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not memory:
+        return
     with contextlib.suppress(OSError, ValueError, IndexError):
         taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
         most = taken + (request.memory_mb << 20 or free_bytes() * 3 // 4)
@@ -254,15 +259,18 @@ def keep_only(*descriptors: int) -> None:
 
 def serve_lane(folder: str, request: Any, shared: str, source: int, sink: int) -> None:
     """The life of an artifact's process: one verb per line in, one answer per line out."""
+    from .gpu import GpuLane, is_for_gpu
+
     keep_only(source, sink)
-    limit_process(request)
+    on_gpu = is_for_gpu(folder)
+    limit_process(request, memory=not on_gpu)
     lane: Lane | None = None
     with os.fdopen(source, "r") as verbs, os.fdopen(sink, "w") as answers:
         for line in verbs:
             verb, *arguments = json.loads(line)
             try:
                 if lane is None:
-                    lane = Lane(folder, request, shared)
+                    lane = (GpuLane if on_gpu else Lane)(folder, request, shared)
                 answer = {"ok": True, **getattr(lane, verb)(*arguments)}
             except LaneError as error:
                 answer = {"ok": False, "kind": error.kind, "reason": error.reason}
