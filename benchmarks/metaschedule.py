@@ -2,15 +2,17 @@
 
 The layer is written as a tensor expression in NHWC with packed lanes, as `sepcompile` reads it, without bias or
 activation, and tuned with one thread. XGBoost is not needed: candidates are ordered by a random model, as MetaSchedule
-does where it is told to. Beside the best time found it prints how long it took.
+does where it is told to. Beside the best time found it prints how long it took; the JSON file has the course as well,
+for `benchmarks/tuning_study.py --metaschedule FILE`.
 
-    python benchmarks/metaschedule.py --only mnv1_b7 --trials 64
+    python benchmarks/metaschedule.py --only mnv1_b7 --trials 64 --output build/tuning/metaschedule.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -54,6 +56,13 @@ def prim_func(geo: Geometry) -> Any:
     return te.create_prim_func([x, taps, weights, out])
 
 
+def course(folder: str) -> list[float]:
+    """Microseconds of each candidate in the order of measuring. Lines are [workload, [trace, seconds, ...]]."""
+    lines = Path(folder, "database_tuning_record.json").read_text(encoding="utf-8").splitlines()
+    seconds = [json.loads(line)[1][1] for line in lines]
+    return [float(np.mean(runs)) * 1e6 for runs in seconds]
+
+
 def tune(geo: Geometry, target: targets.Target, trials: int, folder: str) -> tuple[float, float]:
     """The best time of a call in microseconds, and how many seconds tuning took."""
     import tvm
@@ -67,6 +76,8 @@ def tune(geo: Geometry, target: targets.Target, trials: int, folder: str) -> tup
     )  # fmt: skip
     seconds = time.monotonic() - start
     schedule = ms.tir_integration.compile_tir(database, prim_func(geo), chosen)
+    if schedule is None:
+        return math.inf, seconds  # none of the candidates could be built and run
     built = tvm.compile(schedule.mod, target=chosen)
     rng = np.random.default_rng(0)
     shapes = [
@@ -92,7 +103,10 @@ def main() -> int:
     for layer in suites.select(suites.load(options.suite), options.only):
         with tempfile.TemporaryDirectory() as folder:
             best, seconds = tune(geometry(layer), target, options.trials, folder)
-        rows.append({"layer": layer.name, "best_us": best, "seconds": seconds, "trials": options.trials})
+            times = course(folder)
+        rows.append(
+            {"layer": layer.name, "best_us": best, "seconds": seconds, "trials": options.trials, "course_us": times}
+        )
         print(f"{layer.name}: {best:.1f} us, {options.trials} trials in {seconds:.0f} s", flush=True)
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -114,6 +114,9 @@ STRATEGIES: dict[str, Callable[[Space[Any], int], Propose]] = {
     "search without a start": by_search(SearchSettings(start=0)),
     "search": by_search(SearchSettings()),
 }
+# What the curves show, MetaSchedule's from `benchmarks/metaschedule.py`.
+METASCHEDULE = "MetaSchedule"
+COLOURS = dict(zip((*STRATEGIES, METASCHEDULE), ("#8aa29e", "#edae49", "#30638e", "#d1495b", "#6a4c93"), strict=True))
 
 
 # ---- one layer -----------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def study(layer: BenchLayer, target: targets.Target, options: argparse.Namespace
         result = Tuner(bench.space, bench.lab, chosen, lambda state: None).run()
         wall, activity = time.monotonic() - start, bench.lab.activity
         default = bench.space.default
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "layer": layer.name, "group": layer.group, "default_us": result.default_seconds * 1e6,
             "gain": result.gain, "ratio": result.comparison.ratio, "noise": result.comparison.noise,
             "default": default.to_json(), "schedule": result.schedule.to_json(), "trials": len(result.trials),
@@ -146,7 +149,15 @@ def study(layer: BenchLayer, target: targets.Target, options: argparse.Namespace
             }
         if layer.name in options.exhaustive or "all" in options.exhaustive:
             row["exhaustive"] = exhaustive(bench, result.schedule)
+        if layer.name in options.metaschedule:
+            course = [us / (result.default_seconds * 1e6) for us in options.metaschedule[layer.name]]
+            row.setdefault("courses", {})[METASCHEDULE] = [course]
         return row
+
+
+def metaschedule_courses(path: Path) -> dict[str, list[float]]:
+    """Microseconds per trial by layer, from the file that `benchmarks/metaschedule.py` wrote."""
+    return {row["layer"]: row["course_us"] for row in json.loads(path.read_text(encoding="utf-8"))}
 
 
 def exhaustive(bench: Workbench, schedule: Any) -> dict[str, object]:
@@ -266,9 +277,8 @@ def geomean(values: Iterable[float]) -> float:
 
 def curves(rows: Sequence[dict[str, Any]], trials: int, most: float, what: str) -> str:
     """The best so far of each strategy (at first ``most``), the geometric mean over layers and seeds, as SVG."""
-    colours = dict(zip(STRATEGIES, ("#8aa29e", "#edae49", "#30638e", "#d1495b"), strict=True))
     lines = {}
-    for name in STRATEGIES:
+    for name in COLOURS:
         courses = [course for row in rows for course in row.get("courses", {}).get(name, []) if course]
         if courses:
             lines[name] = [geomean(min([most, *course[: n + 1]]) for course in courses) for n in range(trials)]
@@ -280,22 +290,28 @@ def curves(rows: Sequence[dict[str, Any]], trials: int, most: float, what: str) 
         return left + number / max(1, trials - 1) * (right - left)
 
     def y(ratio: float) -> float:
-        return top + (most - ratio) / (most - low) * (bottom - top)
+        return top + math.log(most / ratio) / math.log(most / low) * (bottom - top)
 
     parts = []
     for step in range(5):
-        ratio = most - step * (most - low) / 4
+        ratio = most * (low / most) ** (step / 4)
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y(ratio):.1f}" y2="{y(ratio):.1f}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y(ratio) + 4:.1f}" text-anchor="end">{ratio:.3f}</text>')
     for number in range(0, trials, 8):
         parts.append(f'<text x="{x(number):.1f}" y="{bottom + 18}" text-anchor="middle">{number + 1}</text>')
     for row, (name, line) in enumerate(lines.items()):
         path = " ".join(f"{x(n):.1f},{y(ratio):.1f}" for n, ratio in enumerate(line))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
-        parts.append(f'<text x="{right - 170}" y="{top + 14 + 16 * row}" fill="{colours[name]}">{name}</text>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
+        parts.append(f'<text x="{right - 170}" y="{top + 14 + 16 * row}" fill="{COLOURS[name]}">{name}</text>')
     title = f'<text x="{left}" y="{bottom + 38}">trials; time of the best so far over {what}</text>'
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 620 350" font-family="sans-serif" font-size="12">'
     return f'{head}<rect width="620" height="350" fill="white"/>{"".join(parts)}{title}</svg>\n'
+
+
+def _top(rows: Sequence[dict[str, Any]]) -> float:
+    """Where the curves' axis ends: at the heuristic's time, or so that all of MetaSchedule's trials below 4x show."""
+    shown = [ratio for row in rows for course in row.get("courses", {}).get(METASCHEDULE, []) for ratio in course]
+    return max([1.0, *(ratio for ratio in shown if ratio < 4)])
 
 
 def main() -> int:
@@ -312,6 +328,13 @@ def main() -> int:
     parser.add_argument("--synthetic", action="store_true", help="known costs instead of measurements")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each strategy")
     parser.add_argument("--exhaustive", action="append", default=[], metavar="LAYER|all", help="sweep; repeatable")
+    parser.add_argument(
+        "--metaschedule",
+        type=lambda text: metaschedule_courses(Path(text)),
+        default={},
+        metavar="FILE",
+        help="its courses beside them",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("build/tuning"), help="folder of results and of the database"
     )
@@ -336,7 +359,7 @@ def main() -> int:
     (options.output / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     if any("courses" in row for row in rows):
         (options.output / "curves.svg").write_text(
-            curves(rows, options.trials, 1.0, "the heuristic's"), encoding="utf-8"
+            curves(rows, options.trials, _top(rows), "the heuristic's"), encoding="utf-8"
         )
     print(table(rows), summary(rows), sep="\n")
     return 0
