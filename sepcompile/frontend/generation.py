@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sepcompile.errors import ConfigError
 from sepcompile.frontend.keys import KERAS_2_KEYS
+from sepcompile.frontend.rconfig import is_boxed
 from sepcompile.frontend.values import show
 
 # The first Keras whose layers compute strides > 1 together with dilation_rate > 1.
@@ -126,15 +127,6 @@ def _evidence(config: Mapping[str, object]) -> tuple[dict[str, str], dict[str, s
             strong["keras3"] = f"the {dtype['class_name']} of dtype"
     elif isinstance(dtype, str):
         weak["keras2"] = "a bare dtype name"
-    if _is_r(config):
-        strong["r"] = "scalars written as lists of length 1"
+    if is_boxed(config):
+        strong["r"] = "NULL written as {} or a scalar as a list of length 1"
     return strong, weak
-
-
-_SCALARS = ("filters", "depth_multiplier", "padding", "use_bias", "data_format", "name", "trainable", "batch_size")
-
-
-def _is_r(config: Mapping[str, object]) -> bool:
-    """jsonlite writes 64 as [64] and NULL as {}; no Keras does for these keys."""
-    values = [config.get(key) for key in _SCALARS]
-    return any(isinstance(value, list) and len(value) == 1 for value in values) or {} in values

@@ -17,6 +17,7 @@ from sepcompile.errors import ConfigError, SepcompileError, UnsupportedError
 from sepcompile.frontend import jsontext
 from sepcompile.frontend.classes import CLASSES, LayerClass, check_registered_name, module_generation, resolve
 from sepcompile.frontend.keys import ENVELOPE_KEYS
+from sepcompile.frontend.rconfig import envelope_from_r
 from sepcompile.frontend.values import plain, show
 from sepcompile.ir.stages import Origin
 
@@ -102,12 +103,14 @@ def _from_mapping(given: Mapping[Any, Any], label: str, input_shape: object) -> 
     if not isinstance(inner, Mapping):
         raise ConfigError(f"{label}: config={show(inner)}: expected a dict with the layer's arguments")
     config, weights = _split_weights(dict(inner), label)
-    outside = {key: plain(value, Origin(label, field=key)) for key, value in layer.items()}
+    outside, is_r = envelope_from_r({key: plain(value, Origin(label, field=key)) for key, value in layer.items()})
     if "class_name" not in outside:
-        return Source(label, _deduce(config, label, input_shape), config, None, None, weights, _listed(outside))
+        hint = "r" if is_r else None
+        return Source(label, _deduce(config, label, input_shape), config, hint, None, weights, _listed(outside))
     resolved = resolve(outside.pop("class_name"), outside.get("module"), label)
     check_registered_name(outside.get("registered_name"), resolved.cls, label)
-    return Source(label, resolved.cls, config, resolved.generation, None, weights, _listed(outside))
+    hint = "r" if is_r else resolved.generation
+    return Source(label, resolved.cls, config, hint, None, weights, _listed(outside))
 
 
 def _listed(outside: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

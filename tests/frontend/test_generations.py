@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -149,6 +151,31 @@ def test_r_config() -> None:
     imported = read_layer({"class_name": "layer_separable_conv_1d", "config": config})
     assert imported.generation == "r"
     assert imported.program.output.shape == (None, 9, 4)
+
+
+def _boxed(value: Any, unbox: bool) -> Any:
+    """A config as R's ``jsonlite::toJSON(x, auto_unbox = unbox)`` writes it."""
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return {key: _boxed(item, unbox) for key, item in value.items()}
+    if isinstance(value, list | tuple):  # reticulate makes a list of one-element vectors of it
+        return [_boxed(item, unbox) for item in value]
+    return value if unbox else [value]
+
+
+@pytest.mark.parametrize("unbox", [False, True])
+@pytest.mark.parametrize("envelope", [False, True])
+@pytest.mark.parametrize("activation", ["relu", keras.layers.ReLU(max_value=6)])
+def test_what_r_writes_of_get_config(activation: Any, envelope: bool, unbox: bool) -> None:
+    layer = keras.layers.SeparableConv2D(8, (3, 2), strides=2, activation=activation, name="conv1")
+    layer.build((None, 9, 9, 3))
+    python = keras.saving.serialize_keras_object(layer) if envelope else layer.get_config()
+    shape = None if envelope else (None, 9, 9, 3)
+    expected = read_layer(python, input_shape=shape)
+    found = read_layer(json.dumps(_boxed(python, unbox)), input_shape=shape)
+    assert found.generation == "r"
+    assert found.program.stages == expected.program.stages and found.program.output == expected.program.output
 
 
 def test_weights_in_the_config() -> None:

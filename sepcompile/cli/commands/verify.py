@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @options.json_option
 @click.pass_context
 def command(ctx: click.Context, artifacts: tuple[str, ...], keys: tuple[str, ...], as_json: bool) -> None:
-    """Check each ARTIFACT, or every artifact of a model's folder: all files, and the self-test of each variant that this machine can run.
+    """Check each ARTIFACT, or every artifact of a model's folder: all its files, and the self-test of each variant that
+    this machine can run.
 
     With --require-signature, also that the holder of one of the keys signed it.
 
