@@ -6,13 +6,16 @@
 Correctness first: fresh random inputs, poisoned outputs, float64 references. Then times: CUDA graph replays that go
 round more inputs and outputs than the L2 cache holds, ours and PyTorch's (cuDNN, channels_last) in turn. PyTorch's TF32
 is off beside our float32 and on beside our tf32. torch.compile takes minutes for a layer: --compile says for which.
+Writes gpu_check.json and gpu_check.md into the results' folder as it goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +25,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import gpu_table
 
 from sepcompile.compute.cuda_packing import pack_weights
 from sepcompile.compute.cuda_record import CudaSchedule
@@ -42,6 +48,7 @@ Case = dict[str, Any]
 TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1.6e-2}
 ROTATED_BYTES = 200 << 20  # more than any L2 cache
 MOST_SETS = 48
+SANITIZER_S = 60
 _START = time.monotonic()
 
 
@@ -82,11 +89,38 @@ def main() -> None:
     for row in wrong:
         print("WRONG", row, flush=True)
     arguments.results.mkdir(parents=True, exist_ok=True)
+    if arguments.only == "":
+        report["sanitizer"] = sanitize(arguments.folder, arguments.results)
     for case in cases:
         if case["kind"] == "suite" and arguments.only in ("", case["multiplied"]):
             report["suite"] += check.times(case)
-            (arguments.results / "gpu_check.json").write_text(json.dumps(report))
-    print_table(report)
+            write(report, arguments.results)
+    write(report, arguments.results)
+    print(gpu_table.markdown(report))
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """What is known so far, for programs and as a table."""
+    (folder / "gpu_check.json").write_text(json.dumps(report))
+    (folder / "gpu_check.md").write_text(gpu_table.markdown(report))
+
+
+def sanitize(folder: Path, results: Path) -> dict[str, str]:
+    """What NVIDIA's compute-sanitizer finds in the grid, where it is installed: its last line by tool."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"": "not installed here"}
+    found = {}
+    grid = [sys.executable, __file__, str(folder), str(results / "sanitized"), "--only", "grid"]
+    for tool in ("memcheck", "racecheck"):
+        try:
+            done = subprocess.run([program, "--tool", tool, *grid], capture_output=True, text=True, timeout=SANITIZER_S)
+            words = [line.strip("= ") for line in done.stdout.splitlines() if "SUMMARY" in line]
+            found[tool] = words[-1] if words else f"ended with status {done.returncode} and no summary"
+        except subprocess.TimeoutExpired:
+            found[tool] = f"not ready after {SANITIZER_S} s"
+        print("compute-sanitizer", tool, found[tool], flush=True)
+    return found
 
 
 def find_torch() -> Any:
@@ -344,22 +378,6 @@ def print_row(row: dict[str, Any]) -> None:
         f"best {best * 1e6:8.2f} (build {index}) floor {row['floor'] * 1e6:7.2f} {peers} {wrong}",
         flush=True,
     )
-
-
-def print_table(report: dict[str, Any]) -> None:
-    print(json.dumps(report["machine"]))
-    for dtype in TOLERANCE:
-        for batch in sorted({row["batch"] for row in report["suite"]}):
-            rows = [r for r in report["suite"] if r["dtype"] == dtype and r["batch"] == batch and r["ours"]]
-            for name in ("torch", "torch.compile"):
-                ratios = [row["peers"][name] / row["ours"] for row in rows if name in row["peers"]]
-                if ratios:
-                    mean = float(np.exp(np.mean(np.log(ratios))))
-                    print(f"{dtype} batch {batch}: {name} takes {mean:.2f}x our time over {len(ratios)} layers "
-                          f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
-            if rows:
-                part = float(np.exp(np.mean([np.log(row["floor"] / row["ours"]) for row in rows])))
-                print(f"{dtype} batch {batch}: {100 * part:.0f}% of the floor")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,20 @@ def folder() -> Path:
 
 @cache
 def standin_driver() -> Path:
-    """The stand-in for libcuda.so.1, by that name, so that where it was loaded it is found by any loader."""
-    path = folder() / "driver" / "libcuda.so.1"
-    path.parent.mkdir()
-    flags = ("-O1", "-fPIC", "-shared", "-w", "-ldl", f"-Wl,-soname,{path.name}")
+    """The stand-in for libcuda.so.1, under another name, so that TVM in the same process does not take it for one."""
+    return _standin("libstandin.so")
+
+
+@cache
+def standin_as_driver() -> Path:
+    """The stand-in under the driver's own name, for other processes: where it is loaded, every loader finds it."""
+    return _standin("libcuda.so.1")
+
+
+def _standin(name: str) -> Path:
+    path = folder() / "driver" / name
+    path.parent.mkdir(exist_ok=True)
+    flags = ("-O1", "-fPIC", "-shared", "-w", "-ldl", f"-Wl,-soname,{name}")
     _zig("cc", *flags, str(_HERE / "standin_driver.c"), "-o", str(path))
     return path
 

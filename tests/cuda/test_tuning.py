@@ -32,7 +32,7 @@ from sepcompile.tuning.runner import Candidate, MachineIdentity, Measurement, Ru
 from tests.compile.cases import expected, form_of, with_integers
 from tests.cuda.cases import compiled, emulated_layer, imported, integers
 from tests.cuda.cases import cuda_source as case_source
-from tests.cuda.emulator import emulated, standin_driver
+from tests.cuda.emulator import emulated, standin_as_driver
 
 LAYERS = [
     ("SeparableConv2D", {"filters": 40, "kernel_size": 3, "padding": "same", "dtype": "float16"}, (7, 9, 64)),
@@ -101,7 +101,7 @@ def layer(driver: Any) -> Iterator[ImportedLayer]:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device program finds the stand-in driver (and TVM's compiler does not), and images are made for it."""
-    path = standin_driver()
+    path = standin_as_driver()
     start = f"import ctypes, os\nos.environ['LD_LIBRARY_PATH'] = {str(path.parent)!r}\nctypes.CDLL({str(path)!r})\n"
     monkeypatch.setattr("sepcompile.tuning.local.START", start + START)
 
