@@ -84,7 +84,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows of one thread count, or one group's; ``ahead`` counts the rows where ours is faster (minimum)."""
+    """All rows of one thread count, or one group's; ``ahead`` counts the rows where ours is faster (minimum).
+
+    ``geomean_at_peak`` is what ``geomean_min`` would be if ours ran each row at the measured multiply-add peak: no
+    schedule can go beyond that.
+    """
 
     threads: int
     group: str
@@ -93,6 +97,7 @@ class Summary:
     ahead_median: int
     geomean_min: float | None
     geomean_median: float | None
+    geomean_at_peak: float | None = None
 
 
 @dataclass(frozen=True)

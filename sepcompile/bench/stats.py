@@ -93,4 +93,10 @@ def _summary(threads: int, group: str, rows: Sequence[Row]) -> Summary:
         threads, group, len(compared),
         sum(1 for r in compared if (r.speedup_min or 0) > 1), sum(1 for r in compared if (r.speedup_median or 0) > 1),
         geomean(r.speedup_min for r in compared), geomean(r.speedup_median for r in compared),
+        geomean(_at_peak(row) for row in compared),
     )  # fmt: skip
+
+
+def _at_peak(row: Row) -> float | None:
+    """The speedup that ours would have at the multiply-add peak."""
+    return row.speedup_min / min(1.0, row.peak_fraction) if row.speedup_min and row.peak_fraction else None

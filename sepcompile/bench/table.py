@@ -28,7 +28,8 @@ def render_table(report: BenchReport, console: Console | None = None) -> None:
             if summary.threads == threads and summary.rows:
                 console.print(
                     f"  {summary.group}: {number(summary.geomean_min, 3)}x (minima), "
-                    f"{number(summary.geomean_median, 3)}x (medians); ahead on {summary.ahead} of {summary.rows} rows"
+                    f"{number(summary.geomean_median, 3)}x (medians); ahead on {summary.ahead} of {summary.rows} rows; "
+                    f"{number(summary.geomean_at_peak, 3)}x at the FMA peak on each"
                 )
     console.print("who took part:")
     for peer in report.peers:

@@ -65,6 +65,9 @@ def test_geomeans_per_group_and_over_all(report: BenchReport) -> None:
     total = report.summaries[0]
     assert (total.group, total.rows, total.ahead) == ("all", 2, 1)
     assert total.geomean_min == pytest.approx((1.5 * 0.5) ** 0.5)
+    # At the peak of 220 GFLOP/s a row would take 2e-3 * MACs / 220 microseconds.
+    bounds = [row.best_min_us * 220 / (2e-3 * row.macs) for row in report.rows]
+    assert total.geomean_at_peak == pytest.approx((bounds[0] * bounds[1]) ** 0.5)
     assert [s.group for s in report.summaries[1:]] == ["separable 2-D", "depthwise 1-D"]
     assert stats.geomean([]) is None and stats.geomean([None, 4.0, 1.0]) == pytest.approx(2.0)
 
