@@ -63,7 +63,7 @@ def plain(value: object, where: Origin, depth: int = MAX_DEPTH, nodes: int = MAX
     """
     budget = [nodes]
     try:
-        return _plain(value, where, depth, budget)
+        return _plain(value, where, (), depth, budget)
     except _TooMuchError:
         raise ConfigError(f"{where}: nested deeper than {depth} levels or more than {nodes} values") from None
 
@@ -72,7 +72,8 @@ class _TooMuchError(Exception):
     """A structure beyond the bounds."""
 
 
-def _plain(value: object, where: Origin, depth: int, budget: list[int]) -> Any:
+def _plain(value: object, where: Origin, path: tuple[str | int, ...], depth: int, budget: list[int]) -> Any:
+    """``path`` leads from ``where`` to the value; it becomes text only where something is wrong."""
     budget[0] -= 1
     if depth < 0 or budget[0] < 0:
         raise _TooMuchError
@@ -81,24 +82,32 @@ def _plain(value: object, where: Origin, depth: int, budget: list[int]) -> Any:
     if isinstance(value, np.bool_ | np.integer | np.floating):
         value = value.item()
     if isinstance(value, bool | int | float):
-        return value if isinstance(value, bool) else _number(value, where)
+        return value if isinstance(value, bool) else _number(value, where, path)
     if isinstance(value, Mapping):
-        return {_key(k, where): _plain(v, at(where, _key(k, where)), depth - 1, budget) for k, v in value.items()}
+        return {
+            key: _plain(item, where, (*path, key), depth - 1, budget)
+            for key, item in ((_key(k, where, path), v) for k, v in value.items())
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, at(where, str(i)), depth - 1, budget) for i, item in enumerate(value)]
-    fail(where, value, "plain data (None, bool, int, float, str, list, dict), not a Python object")
+        return [_plain(item, where, (*path, i), depth - 1, budget) for i, item in enumerate(value)]
+    fail(_below(where, path), value, "plain data (None, bool, int, float, str, list, dict), not a Python object")
 
 
-def _key(key: object, where: Origin) -> str:
+def _below(where: Origin, path: tuple[str | int, ...]) -> Origin:
+    return at(where, ".".join(map(str, path))) if path else where
+
+
+def _key(key: object, where: Origin, path: tuple[str | int, ...]) -> str:
     if not isinstance(key, str):
-        fail(where, key, "a string as key")
+        fail(_below(where, path), key, "a string as key")
     return printable(key)
 
 
-def _number(value: int | float, where: Origin) -> int | float:
+def _number(value: int | float, where: Origin, path: tuple[str | int, ...]) -> int | float:
     if isinstance(value, int):
         if abs(value) >= 2**63:
-            raise ConfigError(f"{where}: an integer of {value.bit_length()} bits; expected one below 2**63")
+            bits = value.bit_length()
+            raise ConfigError(f"{_below(where, path)}: an integer of {bits} bits; expected one below 2**63")
         return int(value)
     return float(value)
 
