@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-slow bench gpu-check arm-sysroot lint docs clean
+.PHONY: help demo test test-slow bench gpu-check arm-sysroot musl-python lint docs clean
 
 help:
 	@echo "make demo       compile, verify and time the layers of two networks on this machine"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench      race the benchmark layers against the installed peers (minutes)"
 	@echo "make gpu-check  check and time the CUDA kernels beside PyTorch (needs a GPU and PyTorch)"
 	@echo "make arm-sysroot  unpack Python and NumPy of ARM and RISC-V into build/arm, for emulation (Debian)"
+	@echo "make musl-python  build a Python on musl into build/musl, for the tests of the loader (Debian, minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       rewrite the tables and outputs in README.md and docs/"
 	@echo "make clean      remove .venv, build/ and caches"
@@ -46,6 +47,9 @@ gpu-check: $(VENV)/.installed
 # Python of ARM and RISC-V machines, unpacked and not installed; with qemu-user it runs here. No privileges are needed.
 arm-sysroot: $(VENV)/.installed
 	@$(BIN)/python -m sepcompile.bench.emulate.sysroot build/arm --arch arm64 --arch armhf --arch riscv64
+
+musl-python:
+	@tests/musl/make_python.sh build/musl
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

@@ -14,7 +14,9 @@ from sepcompile.codegen.manifest import VariantRecord
 from sepcompile.ir.stages import TensorSpec
 
 # What CMake calls the processors that a variant is for; a microcontroller's name is its toolchain file's to choose.
-_PROCESSORS = {"x86_64": "^(x86_64|AMD64|amd64)$", "aarch64": "^(aarch64|arm64|ARM64)$", "armv7": "^armv7"}
+_PROCESSORS = {
+    "x86_64": "^(x86_64|AMD64|amd64)$", "aarch64": "^(aarch64|arm64|ARM64)$", "armv7": "^armv7", "riscv64": "^riscv64$",
+}  # fmt: skip
 
 
 def c_api_texts(

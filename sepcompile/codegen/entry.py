@@ -18,12 +18,27 @@ GRAIN_MACS = 100_000
 _LINE = 64  # bytes of a cache line, and the alignment of every buffer in the arena
 _SLOT = 128  # slots of two threads must not share a line, nor the pair of lines that x86 prefetches together
 _MOST_TASKS = 2**30
+# Headers of C, glibc, musl and newlib. The header of a layer of such a name would be found in place of theirs, which
+# they include themselves.
+_SYSTEM_HEADERS = (
+    "aio aliases alloca ar argp argz assert byteswap complex cpio crypt ctype dirent dlfcn elf endian envz err errno "
+    "error execinfo fcntl features fenv float fmtmsg fnmatch fpu_control fstab fts ftw gconv getopt glob grp gshadow "
+    "iconv ieee754 ifaddrs inttypes iso646 langinfo lastlog libgen libintl limits link locale malloc math mcheck "
+    "memory mntent monetary mqueue netdb newlib nl_types nss obstack paths poll printf process pthread pty pwd "
+    "re_comp reent regex regexp resolv sched search semaphore setjmp sgtty shadow signal spawn stab stdalign stdarg "
+    "stdatomic stdbit stdbool stdckdint stdcountof stddef stdint stdio stdio_ext stdlib stdnoreturn string strings "
+    "stropts syscall sysexits syslog tar termio termios tgmath thread_db threads time ttyent uchar ucontext ulimit "
+    "unistd utime utmp utmpx values wait wchar wctype wordexp"
+)
 
 
 def symbol_name(name: str) -> str:
-    """``name`` as a C identifier and Python module name: other characters become ``_``; ASCII only, never empty."""
+    """``name`` as a C identifier and Python module name: other characters become ``_``; ASCII only, never empty.
+
+    Names that start with a digit, and those of a C library's headers, get ``layer_`` before them.
+    """
     text = re.sub(r"[^0-9A-Za-z_]", "_", name).strip("_") or "layer"
-    return text if not text[0].isdigit() else f"layer_{text}"
+    return f"layer_{text}" if text[0].isdigit() or text.lower() in _SYSTEM_HEADERS.split() else text
 
 
 def exported_symbols(name: str, residual: bool = False) -> tuple[str, ...]:

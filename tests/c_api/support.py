@@ -74,7 +74,7 @@ class Program:
 
     def call(self, what: str, *arguments: int) -> int:
         """One of the API's functions; its result as a signed number."""
-        result = self.emulator.call(f"{self.name}_{what}", *arguments)
+        result = self.emulator.call(f"{self.name}_{what}", *arguments) % 2**32
         return result - 2**32 if result >= 2**31 else result
 
     def start(self, at_end: bool = True) -> tuple[Memory, Memory]:
