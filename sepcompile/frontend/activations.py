@@ -207,6 +207,11 @@ def _layer(wrapped: Wrapped, where: Origin, generation: Generation, depth: int) 
     result = _layer_result(name, config, inner, generation, depth)
     for key, value in config.items():
         fail(at(inner, key), value, f"no such parameter of {name}")
+    if result.dtype not in (None, dtype):  # a layer inside an Activation layer: the value is cast to both in turn
+        if dtype != "float32":
+            message = f"{at(inner, 'dtype')} is {dtype} around a layer of {result.dtype}"
+            raise UnsupportedError(f"{message}: rounding to both is not compiled; accepted: the same dtype, float32")
+        dtype = str(result.dtype)
     return replace(result, dtype=dtype, where=where, ignored=(*ignored, *result.ignored))
 
 

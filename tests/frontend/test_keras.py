@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from keras_oracle import assert_same, build, check, sample
 from strategies import CLASS_NAMES, FUNCTIONS, activation_objects, layer_object, legal_layers
 
+from sepcompile.errors import UnsupportedError
 from sepcompile.frontend import read_layer
 from sepcompile.ir import reference
 
@@ -68,6 +69,21 @@ def test_float16(dtype: str, activation: object) -> None:
     imported = check("SeparableConv2D", layer_of("", filters=4, dtype=dtype, activation=activation), (None, 9, 8, 3))
     assert imported.program.input.dtype == "float16"
     assert imported.program.output.dtype == ("float32" if isinstance(activation, dict) else "float16")
+
+
+@pytest.mark.parametrize("layer", ["float32", "float16"])
+@pytest.mark.parametrize("outer", ["float32", "float16"])
+@pytest.mark.parametrize("inner", ["float32", "float16"])
+def test_an_activation_layer_in_another(inner: str, outer: str, layer: str) -> None:
+    """Each casts to its own dtype; that of the inner one comes out."""
+    slope = {"class_name": "LeakyReLU", "module": "keras.layers", "config": {"negative_slope": 0.2, "dtype": inner}}
+    activation = {"class_name": "Activation", "module": "keras.layers", "config": {"activation": slope, "dtype": outer}}
+    config = layer_of("", filters=4, dtype=layer, activation=activation)
+    if (outer, inner) == ("float16", "float32"):
+        with pytest.raises(UnsupportedError, match="float16 around a layer of float32"):
+            read_layer({"class_name": "SeparableConv2D", "config": config}, input_shape=(None, 9, 8, 3))
+    else:
+        assert check("SeparableConv2D", config, (None, 9, 8, 3)).program.output.dtype == inner
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "mixed_bfloat16"])
