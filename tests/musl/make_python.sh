@@ -29,39 +29,7 @@ for archive in *.orig.tar.*; do tar xf "$archive"; done
 library=$root/usr/lib/x86_64-linux-musl include=$root/usr/include/x86_64-linux-musl
 ln -sfn ../linux "$include/linux" && ln -sfn ../asm-generic "$include/asm-generic"
 ln -sfn ../x86_64-linux-gnu/asm "$include/asm"
-cat > specs <<END
-%rename cpp_options old_cpp_options
-
-*cpp_options:
--nostdinc -isystem $include -isystem include%s %(old_cpp_options)
-
-*cc1:
-%(cc1_cpu) -nostdinc -isystem $include -isystem include%s
-
-*link_libgcc:
--L$library -L .%s
-
-*libgcc:
-libgcc.a%s %:if-exists(libgcc_eh.a%s)
-
-*startfile:
-%{!shared: $library/Scrt1.o} $library/crti.o crtbeginS.o%s
-
-*endfile:
-crtendS.o%s $library/crtn.o
-
-*link:
--dynamic-linker $root/lib/ld-musl-x86_64.so.1 -nostdlib %{shared:-shared} %{static:-static} %{rdynamic:-export-dynamic}
-
-*esp_link:
-
-
-*esp_options:
-
-
-*esp_cpp_options:
-
-END
+sed "s#/usr/#$root/usr/#g; s#-dynamic-linker /lib/#-dynamic-linker $root/lib/#" "$library/musl-gcc.specs" > specs
 cat > cc <<END
 #!/bin/sh
 case "\$*" in *print-multiarch*) echo x86_64-linux-musl; exit ;; esac
