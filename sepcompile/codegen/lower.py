@@ -37,8 +37,9 @@ def compile_form(
     """
     kernels, memory = _kernels(form, record, target), _memory(target)
     neon = target.family == "arm"
+    fuse = neon and "vfpv4" in target.requires
     lowered = {
-        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views, memory, neon, kernel.ir.ahead)
+        name: pipeline.lower(kernel.scheduled, name, target.tvm, kernel.ir.views, memory, neon, kernel.ir.ahead, fuse)
         for name, kernel in ((f"{symbol}_k{i}", kernel) for i, kernel in enumerate(kernels.items))
     }
     module = pipeline.build(lowered, target.tvm)
@@ -92,12 +93,13 @@ def _transposed_kernels(form: Form, record: Schedule, target: Target) -> _Kernel
     layer = Layer(replace(form, out_dtype="float32") if form.rowwise else form, record)
     kernels = _Kernels()
     source = "x"
-    copied = form.channels_first_in and not layer.reads_channels_first
-    if copied and min(form.channels, form.height * form.width) > 1:
-        source = kernels.buffer("input", _x_bytes(form))
-        _add_relayout(kernels, Relayout.of(form.channels, form.height * form.width, lanes, form.in_dtype), "x", source)
     height, width, channels = form.final_image
     transposes = form.channels_first_out and not layer.writes_channels_first and min(channels, height * width) > 1
+    copied = form.channels_first_in and not layer.reads_channels_first
+    if copied and min(form.channels, form.height * form.width) > 1:
+        # Until the last step writes the output, its memory is free: less memory to touch, and less to leave the caches.
+        source = "y" if transposes and _x_bytes(form) <= _y_bytes(form) else kernels.buffer("input", _x_bytes(form))
+        _add_relayout(kernels, Relayout.of(form.channels, form.height * form.width, lanes, form.in_dtype), "x", source)
     last = kernels.buffer("output", _y_bytes(form)) if transposes else "y"
     in_place = target.bare and form.final_image == form.image and form.out_dtype == "float32"
     result = kernels.buffer("sums", math.prod(form.image) * 4) if form.rowwise and not in_place else last

@@ -22,6 +22,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import transform as tx
 from tvm.tirx.buffer import is_buffer_var
 
+from sepcompile.codegen.fused import fuse_multiply_adds
 from sepcompile.codegen.prefetch import prefetch_ahead
 from sepcompile.codegen.repeats import repeat_by_shuffle
 from sepcompile.codegen.strided import strided_by_shuffle
@@ -57,11 +58,12 @@ def lower(
     memory: Memory | None = None,
     neon: bool = False,
     ahead: Ahead | None = None,
+    fuse: bool = False,
 ) -> Lowered:
     """Lower one scheduled PrimFunc to the bare ABI; ``views`` gives the memory layout of buffers by name.
 
     ``neon``: the target multiplies by one lane of a vector, and has instructions for maxima that keep NaN.
-    ``ahead``: what is asked for early.
+    ``ahead``: what is asked for early. ``fuse``: multiply-adds are to be fused by name (``codegen.fused``).
     """
     mod = tvm.IRModule({name: func.with_attr("global_symbol", name)})
     mod = tx.BindTarget(_target(_fixed_width(target)))(mod)
@@ -72,6 +74,8 @@ def lower(
         mod = tvm.IRModule({name: prefetch_ahead(mod[name], ahead)})
     if neon:
         mod = tvm.IRModule({name: _extrema_by_instruction(_broadcast_by_lane(mod[name], views))})
+    if fuse:
+        mod = tvm.IRModule({name: fuse_multiply_adds(mod[name])})
     mod = tx.CommonSubexprElim()(tvm.IRModule({name: repeat_by_shuffle(mod[name])}))
     scratch = _Scratch(memory or Memory())
     bare = _bare(strided_by_shuffle(mod[name]), scratch)

@@ -178,6 +178,16 @@ class Layer:
 
         return View(blocks * stride * lanes, store, load, lanes)
 
+    @cached_property
+    def scratch_by_pixel(self) -> View:
+        """``scratch_view`` as (block, channel block, pixel, lane), for a kernel that only reads it."""
+        lanes, stride = self.record.depthwise_lanes, self.scratch_stride
+
+        def load(index: Sequence[Expr]) -> Expr:
+            return (index[1] * stride + index[2]) * lanes + index[3]
+
+        return View(self.channel_blocks * stride * lanes, load, load, lanes)
+
     @property
     def scratch_stride(self) -> int:
         """Pixels of a channel block of ``D``; the spare one is for lanes that single channels do not have."""

@@ -33,7 +33,12 @@ class _Builder(Builder):
 def fused_kernel(layer: Layer, source: str, target: str) -> KernelIR:
     """Depthwise and pointwise in one kernel, block by block."""
     builder = _Builder(layer)
-    output = _pointwise(builder, _between(builder, source))
+    between, lanes = _between(builder, source), layer.record.depthwise_lanes
+
+    def read(block: Expr, k: Expr, pixel: Expr) -> Expr:
+        return between[block, tirx.floordiv(k, lanes), *layer.encode(pixel), tirx.floormod(k, lanes)]
+
+    output = _pointwise(builder, read)
     kernel = builder.finish(output, target, {"D": layer.scratch_view, "O": layer.pointwise_output_view})
     return replace(kernel, ahead=Ahead(source, *layer.next_input)) if layer.record.prefetch else kernel
 
@@ -51,9 +56,15 @@ def split_kernels(layer: Layer, source: str, between: str, target: str) -> tuple
     first = _Builder(layer)
     head = first.finish(_between(first, source), between, {"D": layer.scratch_view})
     second = _Builder(layer)
-    middle = second.operand(between, layer.tile_shape)
-    views = {middle.op.name: layer.scratch_view, "O": layer.pointwise_output_view}
-    return head, second.finish(_pointwise(second, middle), target, views)
+    # Read by pixel: TVM cannot always put together again the pixel that was taken apart into tiles.
+    lanes = layer.record.depthwise_lanes
+    middle = second.operand(between, (layer.blocks, layer.channel_blocks, layer.pixels, lanes))
+
+    def read(block: Expr, k: Expr, pixel: Expr) -> Expr:
+        return middle[block, tirx.floordiv(k, lanes), pixel, tirx.floormod(k, lanes)]
+
+    views = {middle.op.name: layer.scratch_by_pixel, "O": layer.pointwise_output_view}
+    return head, second.finish(_pointwise(second, read), target, views)
 
 
 def _between(builder: _Builder, source: str) -> Tensor:
@@ -125,19 +136,20 @@ def _finished(builder: _Builder, sums: Tensor, what: Epilogue, name: str, dtype:
     return te.compute(layer.tile_shape, value, name)
 
 
-def _pointwise(builder: _Builder, between: Tensor) -> Tensor:
-    """Stages ``G`` (matrix product), ``GC`` (its copy in memory, for long activations) and ``O`` (output)."""
+def _pointwise(builder: _Builder, between: Callable[[Expr, Expr, Expr], Expr]) -> Tensor:
+    """Stages ``G`` (matrix product), ``GC`` (its copy in memory, for long activations) and ``O`` (output).
+
+    ``between`` is the depthwise result as a function of (block, channel, pixel of the block).
+    """
     layer, form, record = builder.layer, builder.layer.form, builder.layer.record
     assert form.pointwise is not None
     channels = form.depthwise_channels
     panel_shape = (layer.panels, channels, record.tile_vectors, record.lanes)
     weights = builder.operand(f"w:{form.pointwise.weight}", panel_shape)
     k = te.reduce_axis((0, channels), "k")
-    lanes = record.depthwise_lanes
 
     def product(b: Expr, panel: Expr, tile: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
-        a, bb, c, d = layer.encode(layer.pixel(tile) + i)
-        left = between[b, tirx.floordiv(k, lanes), a, bb, c, d, tirx.floormod(k, lanes)]
+        left = between(b, k, layer.pixel(tile) + i)
         return te.sum(left * weights[panel, k, j, lane], [k])
 
     sums = te.compute(layer.panel_shape, product, "G")

@@ -31,7 +31,10 @@ _LINE = 64
 # In cycles. Weights stream in order, so that a prefetcher hides most of what the second level takes to answer.
 _L1_MISS, _L2_MISS = 0.7, 30.0
 # Of an instruction that is no multiply-add, and of the loads and stores that begin and end a register tile.
-_INSTRUCTION, _TILE_ENDS = 0.15, 6.0
+_INSTRUCTION, _TILE_ENDS = 0.2, 6.0
+# Of sixteen registers, for how many pixels of a tile four channels at once leave room: LLVM loads all weights of a
+# single vector of filters before it uses them, and puts sums of taller tiles on the stack.
+_MOST_PIXELS = 5
 # Of a cache, how much of it a block may count on.
 _SHARE = 0.9
 
@@ -72,7 +75,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     width = tile.columns
     if not form.final.is_light:
         # The unrolled activation needs registers beside the accumulators.
-        width = min(width, machine.vector_registers // 4)
+        width = min(width, 8 if machine.vector_registers >= 32 else 1)
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
         depthwise_lanes=tile.lanes,
@@ -81,7 +84,7 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
         tile_rows=1,
         tile_columns=column_tile(columns, width, tile.staged),
         tap_unroll=tile.taps,
-        unroll_rows=kh * kw <= 49,
+        unroll_rows=kh * kw <= 49 and machine.vector_registers >= 32,
         staged=tile.staged,
     )
 
@@ -105,16 +108,31 @@ def _depthwise_tile(form: Form, machine: Machine) -> _DepthwiseTile:
     (kh, kw), registers = stage.kernel_size, machine.vector_registers
     lanes = lanes_of(form.depthwise_channels, machine)
     staged = kw >= LONG_KERNEL or not repeats_lanes(form, machine)
-    columns = min(7, registers // 2 - 2)
-    if staged or kw >= 7:
-        columns = 10 if staged else max(8, registers // 2 - 2)
-    if stage.dilation_rate[1] > 1 and not staged:
-        columns = 2
+    columns = _depthwise_columns(form, machine, staged)
     pairs = form.depthwise_channels % (2 * lanes) == 0 and 2 * columns + 2 <= registers // 2
     if pairs and kh * kw <= 9 and stage.strides == (1, 1) and not staged and form.final.is_light:
         lanes *= 2
     taps = kw if kw < LONG_KERNEL else window(kw)
-    return _DepthwiseTile(lanes, columns, taps, (form.pointwise is None and kh * kw <= 49) or lanes > 4, staged)
+    if registers < 32 and kw >= LONG_KERNEL:
+        # LLVM unrolls the loop over a kernel of up to 16 columns by itself, and spills what a window adds to it.
+        taps = 1 if kw <= 16 else 3
+    return _DepthwiseTile(lanes, columns, taps, lanes > 4, staged)
+
+
+def _depthwise_columns(form: Form, machine: Machine, staged: bool) -> int:
+    """The most columns of a depthwise tile whose sums, and what LLVM loads ahead, stay in registers."""
+    stage, kw = form.depthwise, form.depthwise.kernel_size[1]
+    if machine.vector_registers < 32:
+        if stage.strides[1] > 1:
+            # The columns' windows hardly meet.
+            return 2 if staged else 1
+        return 4 if staged or kw > 3 or stage.dilation_rate[1] > 1 else 6
+    if stage.dilation_rate[1] > 1 and not staged:
+        # Outputs that share an input are not neighbours.
+        return 4
+    if staged:
+        return 10
+    return 14 if kw >= 7 else 7
 
 
 @dataclass(frozen=True)
@@ -157,9 +175,9 @@ def _plans(form: Form, machine: Machine) -> Iterator[_Plan]:
 
 def _tiles(machine: Machine, vectors: int) -> Iterator[_Tile]:
     """Tiles whose sums, pixels and weights fit in the registers together."""
-    spare = 3 if machine.vector_registers >= 32 else 1
+    spare, most = (3, machine.tile_registers) if machine.vector_registers >= 32 else (1, _MOST_PIXELS)
     for width in range(1, min(6, vectors) + 1):
-        for height in range(1, machine.tile_registers):
+        for height in range(1, most + 1):
             # Some are left over: LLVM's order of the loads keeps a few more vectors than are in use.
             if height * width + height + width <= machine.tile_registers - spare:
                 yield _Tile(height, width)
@@ -186,7 +204,12 @@ def _k_unroll(form: Form, machine: Machine, plan: _Plan) -> int:
 
 
 def _cost(form: Form, machine: Machine, plan: _Plan) -> float:
-    """Cycles of a thread for one image: the product's instructions, what misses the caches, and threads that wait."""
+    """Cycles for one image, a thread's and all threads' in equal parts: what the product and the depthwise stage take,
+    and what misses the caches.
+
+    Where nothing lies between the second level and the memory, the cores share what is behind a miss: it stays as it
+    is when the rest is divided among threads, which may have to wait for the last one.
+    """
     blocks = -(-form.out_height // plan.rows) * -(-form.out_width // plan.columns)
     pixels = plan.rows * plan.columns
     lanes = lanes_of(form.out_channels, machine)
@@ -196,8 +219,10 @@ def _cost(form: Form, machine: Machine, plan: _Plan) -> float:
     depthwise = blocks * pixels * -(-form.depthwise_channels // 4) * form.taps / machine.fma_ports * 1.4
     tasks = (tiles if plan.order == "pixel" else panels * plan.groups) if plan.split else blocks
     waiting = -(-tasks // machine.cores) * machine.cores / tasks
-    threads = 1.0 if machine.cores == 1 or form.macs < SMALL_MACS else 0.5 + 0.5 * waiting
-    return (product + depthwise) * threads + _misses(form, machine, plan, blocks, panels, tiles)
+    threads = 1 if form.macs < SMALL_MACS else machine.cores
+    shared = threads if machine.l3_bytes == 0 else 1
+    near, far = _misses(form, machine, plan, blocks, panels, tiles)
+    return (product + depthwise) * (0.5 + 0.5 * waiting if threads > 1 else 1.0) + near + far * (1 + shared) / 2
 
 
 def _tile_cycles(form: Form, machine: Machine, tile: _Tile) -> float:
@@ -211,8 +236,9 @@ def _tile_cycles(form: Form, machine: Machine, tile: _Tile) -> float:
     return steps * (max(multiply, loads) + _INSTRUCTION * besides) + _TILE_ENDS * sums / machine.fma_ports
 
 
-def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int, tiles: int) -> float:
-    """Cycles for what the caches miss: weights and depthwise results, as often as the order of loops reads them."""
+def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int, tiles: int) -> tuple[float, float]:
+    """Cycles for what the first and the second level miss: weights and depthwise results, as often as the order of
+    loops reads them."""
     image = plan.rows * plan.columns * form.depthwise_channels * 4
     weights = form.depthwise_channels * form.out_channels * 4
     # What is walked before the weights come again, and how often that is.
@@ -234,6 +260,51 @@ def _misses(form: Form, machine: Machine, plan: _Plan, blocks: int, panels: int,
         again = (tiles - 1) * weights if weights + 2 * tile > l2 else 0.0
     if tile + panel > l1:
         first += reads
-    streamed = (rounds - 1) * weights if weights + between + output > l2 else 0.0
-    stored = 2 * image if plan.split and image > l2 else 0.0
-    return (rounds * first * _L1_MISS + (rounds * again + streamed + stored) * _L2_MISS) / _LINE
+    window = 0 if plan.split else _window(form, plan)
+    streamed = (rounds - 1) * weights if weights + window + between + output > l2 else 0.0
+    once = _passing_through(form, machine, plan, image, weights)
+    return rounds * first * _L1_MISS / _LINE, (rounds * again + streamed + once) * _L2_MISS / _LINE
+
+
+def _window(form: Form, plan: _Plan) -> int:
+    """Bytes of the input that a block reads."""
+    stage, sizes = form.depthwise, (form.height, form.width)
+    rows, columns = (
+        min(size, (extent - 1) * stride + (taps - 1) * dilation + 1)
+        for size, extent, stride, taps, dilation in zip(
+            sizes, (plan.rows, plan.columns), stage.strides, stage.kernel_size, stage.dilation_rate, strict=True
+        )
+    )
+    return rows * columns * form.channels * 4
+
+
+def _passing_through(form: Form, machine: Machine, plan: _Plan, image: float, weights: float) -> float:
+    """Bytes that the second level misses however the product walks: input and output where it does not hold all that a
+    call touches, and the depthwise result of a split layer, as far as it has left before it is read.
+    """
+    l2 = machine.l2_bytes * _SHARE
+    read = form.height * form.width * form.channels * 4
+    written = form.out_height * form.out_width * form.out_channels * 4
+    touched = read + weights + written + (written if form.channels_first_out else 0)
+    missed = touched if touched + image > l2 else 0.0
+    # A transposed copy is read again after as much as lies between, for its first pixel and for its last.
+    amid = read + written + weights + image
+    if form.channels_first_in:
+        missed += read * _beyond(l2, 2 * read, amid)
+    if form.channels_first_out:
+        missed += written * _beyond(l2, amid, 2 * written)
+    if plan.split:
+        # In panel order the first group is read before other weights than its first panel's have passed.
+        before = 1 / plan.groups if plan.order == "panel" else 0.0
+        gone = before * _beyond(l2, read + image, image)
+        gone += (1 - before) * _beyond(l2, read + image + weights, image + written + weights)
+        missed += image * (gone + (missed > 0))
+    return missed
+
+
+def _beyond(l2: float, first: float, last: float) -> float:
+    """Which share of reads a cache of ``l2`` bytes misses, where the bytes touched since the store of what is read go
+    from ``first`` to ``last``."""
+    if min(first, last) > l2:
+        return 1.0
+    return max(0.0, max(first, last) - l2) / max(1.0, abs(first - last))

@@ -14,6 +14,9 @@ from sepcompile.targets import get_target
 from tests.compile.cases import read
 from tests.compile.test_assembly import LAYERS
 
+# What LLVM stores of a vector register on the stack in 32 bits; an address of its own holds the place.
+SPILL = r"\tvst(mia\t|r\t.*\[sp)"
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -27,6 +30,16 @@ class Loop:
 
 
 def innermost_loops(assembly: str) -> list[Loop]:
+    """The loops that have none inside."""
+    return [_describe(body) for body in bodies(assembly)]
+
+
+def multiplies(body: list[str]) -> bool:
+    """Whether a loop does a stage's work, four products or more."""
+    return sum(bool(re.match(r"\tfmla\tv|\tv(fma|mul)\.f32\tq", line)) for line in body) >= 4
+
+
+def bodies(assembly: str) -> list[list[str]]:
     """From a label to the jump back to it, where no other backward jump lies between."""
     lines = [line for line in assembly.splitlines() if re.match(r"\.LBB|\t[a-z]", line)]
     labels = {line.split(":")[0]: number for number, line in enumerate(lines) if line.startswith(".LBB")}
@@ -36,7 +49,7 @@ def innermost_loops(assembly: str) -> list[Loop]:
         if jump and labels.get(jump[1], number) < number:
             jumps.append((labels[jump[1]], number))
     inner = [(a, b) for a, b in jumps if not any((a, b) != (c, d) and a <= c and d <= b for c, d in jumps)]
-    return [_describe([line for line in lines[a : b + 1] if line.startswith("\t")]) for a, b in inner]
+    return [[line for line in lines[a : b + 1] if line.startswith("\t")] for a, b in inner]
 
 
 def _describe(body: list[str]) -> Loop:
@@ -45,10 +58,11 @@ def _describe(body: list[str]) -> Loop:
 
     return Loop(
         instructions=len(body),
-        multiply_adds=count(r"\tfmla\tv"),
-        by_lane=count(r"\tfmla\tv.*\.s\[[0-3]\]"),
-        vector_stores=count(r"\tst[rpu]+\tq"),
-        stack=count(r"\t(ld|st)[rpu]+\tq.*\[sp"),
+        # In 32 bits without a fused multiply-add each product is one instruction and its sum another.
+        multiply_adds=count(r"\tfmla\tv|\tv(fma|mul)\.f32\tq"),
+        by_lane=count(r"\tfmla\tv.*\.s\[[0-3]\]|\tvmul\.f32\tq.*d\d+\[[01]\]"),
+        vector_stores=count(rf"\tst[rpu]+\tq|\tvst1|{SPILL}"),
+        stack=count(rf"\t(ld|st)[rpu]+\tq.*\[sp|{SPILL.replace('st', '(ld|st)')}"),
     )
 
 
@@ -82,3 +96,33 @@ def test_depthwise_loops_keep_their_sums_in_registers(name: str, target: str) ->
     found = [loop for loop in loops if loop.multiply_adds >= 8 * sums and not loop.by_lane]
     assert found, f"no loop of {9 * sums} multiply-adds among {loops}"
     assert all(loop.stack == 0 for loop in found), found
+
+
+@pytest.mark.parametrize("target", ["cortex-a7", "armv7-neon"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_sixteen_registers_hold_the_pointwise_tile(name: str, target: str) -> None:
+    record, loops = compiled_loops(name, target)
+    designed = record.tile_pixels * record.tile_vectors * record.k_unroll
+    found = [loop for loop in loops if loop.multiply_adds == designed and loop.vector_stores == 0]
+    assert found, f"no loop of {designed} multiply-adds without a store among {loops}"
+    assert all(loop.stack == 0 for loop in found), found
+    # Beside them: loads, and a lane repeated for each vector of pixels, or a sum for each product; the loop's own.
+    vectors = record.tile_pixels + record.k_unroll * record.tile_vectors
+    repeats = record.tile_pixels * record.k_unroll if target == "cortex-a7" else designed
+    assert all(loop.instructions <= designed + repeats + vectors + record.tile_pixels + 6 for loop in found), found
+
+
+@pytest.mark.parametrize("target", ["cortex-a7", "armv7-neon"])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7, 11, 33])
+def test_sixteen_registers_hold_the_depthwise_sums(kernel: int, strides: int, target: str) -> None:
+    config = {"filters": 64, "kernel_size": kernel, "strides": strides, "padding": "same"}
+    rank = 1 if kernel > 7 else 2
+    layer = read(f"SeparableConv{rank}D", config, (None, *(28,) * rank, 64), keras_version="3.15")
+    compiled = compile_variant(
+        layer.program, layer.weights, get_target(target), symbol="layer", worker=shared_worker(), texts=True
+    )
+    found = [loop for loop in innermost_loops(compiled.assembly) if loop.multiply_adds > loop.by_lane]
+    assert found
+    stores = [line for body in bodies(compiled.assembly) for line in body if re.match(SPILL, line) and multiplies(body)]
+    assert not stores, stores
