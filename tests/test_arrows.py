@@ -30,7 +30,7 @@ ARROWS = {
     "tuning": {"schedule", "codegen", "runtime", "compute", "ir"},
 }
 # On top: these may import every room, and no room imports them.
-TOPS = {"api", "autotune", "models", "live", "cli", "demo", "bench", "signing", "__init__"}
+TOPS = {"api", "autotune", "models", "live", "cli", "demo", "bench", "signing", "__init__", "__main__"}
 # Beside the standard library and NumPy.
 FOREIGN = {
     "compute": {"tvm", "tvm_ffi"},

@@ -7,6 +7,8 @@ import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +40,11 @@ def test_group_help(cli):
         assert re.search(rf"\n  {command} +\S", text)
     assert "..." not in text.partition("Commands:")[2]
     assert out(cli("--version")).split() == ["sepcompile", sepcompile.__version__]
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "sepcompile", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sepcompile", sepcompile.__version__]
 
 
 def test_compile_run_verify_inspect(cli, tmp_path):
