@@ -15,7 +15,7 @@ from .bound import BoundCall
 from .cuda_driver import Device, Driver, driver
 from .cuda_host import download, host_output, nbytes, stored_input, stored_residual
 from .cuda_manifest import CudaEntry, ImageEntry, LaunchEntry, choose_image
-from .cuda_tensors import GpuTensor, empty_like, gpu_device, read_tensor, stream_of
+from .cuda_tensors import GpuTensor, empty_like, gpu_device, is_stream_known, read_tensor, stream_of
 from .cuda_timing import Replays, copies
 from .errors import ArtifactError, DeviceError, InputError
 from .inputs import TensorSpec, check_shape, describe
@@ -58,7 +58,8 @@ class CudaLayer(Layer):
     """``layer(x)`` on a GPU: of a NumPy array with copies both ways, of a GPU's tensor where it lies.
 
     A GPU's tensor (PyTorch, CuPy, or anything with ``__dlpack__``) is read and written on the stream that its library
-    works on, or on ``stream``, without waiting; the call can be recorded in a CUDA graph.
+    works on, or on ``stream``, without waiting; the call can be recorded in a CUDA graph. Of other libraries (JAX) no
+    stream is known: without ``stream`` the call returns when the result is there.
     """
 
     def __init__(
@@ -143,7 +144,14 @@ class CudaLayer(Layer):
             tensors[name] = read_tensor(value, handle, self._name, what)
             self._check_tensor(tensors[name], shape, self._output.name, what, device)
         self._compute(device, handle, {name: tensor.address for name, tensor in tensors.items()}, shape[0])
+        if not is_stream_known(x, stream):
+            self._wait(device, handle)
         return out
+
+    def _wait(self, device: int, stream: int) -> None:
+        """Until the work on a stream is done."""
+        with self._driver.current(self._bound(device).device):
+            self._driver.synchronize(stream)
 
     def _check_tensor(
         self, tensor: GpuTensor, shape: Sequence[int | None], dtype: str, what: str, device: int

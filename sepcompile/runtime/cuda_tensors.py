@@ -100,21 +100,38 @@ def stream_of(x: object, stream: object, device: int) -> int:
     raise InputError(f"stream is of type {type(stream).__name__}; expected a handle or an object with __cuda_stream__")
 
 
+def is_stream_known(x: object, stream: object) -> bool:
+    """Whether ``stream_of`` gives a stream that the library of ``x`` works on, so that it need not wait for ours.
+
+    JAX hands tensors over for any stream, but has work on streams of its own that nobody can name.
+    """
+    return stream is not None or _library(x)[0] in ("torch", "cupy")
+
+
+def _library(x: object) -> tuple[str, Any]:
+    """The library of a tensor, by its name and as a module."""
+    name = type(x).__module__.partition(".")[0]
+    name = "jax" if name == "jaxlib" else name
+    return name, sys.modules.get(name)
+
+
 def _current_stream(x: object, device: int) -> int:
-    library = sys.modules.get(type(x).__module__.partition(".")[0])
-    if library is not None and library.__name__ == "torch":
+    name, library = _library(x)
+    if name == "torch":
         return int(library.cuda.current_stream(device).cuda_stream)
-    if library is not None and library.__name__ == "cupy":
+    if name == "cupy":
         return int(library.cuda.get_current_stream().ptr)
     return 0
 
 
 def empty_like(x: Any, shape: tuple[int, ...], dtype: str, layer: str) -> Any:
     """A new tensor of the library of ``x``, on its device. Raises ``InputError`` for a library that is not known."""
-    library = sys.modules.get(type(x).__module__.partition(".")[0])
-    if library is not None and library.__name__ == "torch":
+    name, library = _library(x)
+    if name == "torch":
         return library.empty(shape, dtype=getattr(library, dtype), device=x.device)
-    if library is not None and library.__name__ == "cupy":
+    if name == "cupy":
         with x.device:
             return library.empty(shape, dtype=dtype)
+    if name == "jax":
+        return library.numpy.empty(shape, dtype=dtype, device=x.device)
     raise InputError(f"layer {layer!r}: give out=, a tensor of shape {shape}, for x of type {type(x).__name__}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,32 @@ def test_tensors_are_read_and_written_where_they_lie(pair: tuple[CudaLayer, Any]
     assert stream() == 77
     layer(tensor, out=out)
     assert tensor.streams == [77, 1]  # DLPack's name of the default stream
+
+
+class JaxArray(GpuArray):
+    """As JAX's arrays on a GPU: of a class of jaxlib, made by ``jax.numpy.empty``."""
+
+    __module__ = "jaxlib._jax"
+
+
+def test_jax_gets_arrays_that_are_ready(pair: tuple[CudaLayer, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, source = pair
+
+    def empty(shape: tuple[int, ...], dtype: str, device: object) -> JaxArray:
+        assert (dtype, device) == ("float32", 0)
+        return JaxArray(aligned(shape))
+
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(numpy=SimpleNamespace(empty=empty)))
+    x = aligned((2, *SHAPE))
+    x[...] = integers(source, 2)
+    layer(JaxArray(x))
+    waits = ctypes.CDLL(str(standin_driver())).standin_waits
+    before = waits()
+    y = layer(JaxArray(x))
+    np.testing.assert_array_equal(y.array, expected(source, x)[0])
+    assert waits() == before + 1  # JAX's streams are unknown
+    layer(JaxArray(x), stream=5)
+    assert waits() == before + 1
 
 
 def test_the_callers_context_comes_back(pair: tuple[CudaLayer, Any]) -> None:
