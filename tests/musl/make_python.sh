@@ -46,7 +46,8 @@ export CC="$work/cc"
     && make -j2 && make install) > python.log 2>&1
 
 # Wheels for musllinux_1_2 have relocations that this musl does not know yet.
-python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --platform musllinux_1_1_x86_64 \
-    --implementation cp --python-version 3.11 --target site 'numpy<2'
+python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+    --platform musllinux_1_1_x86_64 --implementation cp --python-version 3.11 --target site 'numpy<2'
 PYTHONPATH="$work/site" "$prefix/bin/python3.11" -c 'import ctypes, numpy'
+rm -rf apt Python-3.11* libffi-* ./*.deb ./*.dsc ./*.tar.*
 touch .complete
