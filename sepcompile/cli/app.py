@@ -86,6 +86,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         _drop_output()
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}")
+    except MemoryError as error:
+        return _fail(f"not enough memory: {error}")
     except Exception as error:
         return _bug(error)
 

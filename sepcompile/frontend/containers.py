@@ -40,13 +40,13 @@ def read_file(path: str | os.PathLike[Any]) -> dict[str, NDArray[Any]]:
     """The arrays of a weight file by name. Raises ``WeightError`` for anything that does not add up."""
     text = os.fspath(path)
     if not isinstance(text, str) or "\0" in text or len(text) > 4096:
-        raise WeightError(f"weights={show(path)}: expected the path of a .npz or .safetensors file")
+        raise WeightError(f"weights={show(path)}: expected the path of a .npz, .safetensors, .h5 or .keras file")
     file = Path(text)
     if file.suffix in (".h5", ".hdf5", ".keras"):
         raise UnsupportedError(f"weights={show(text)}: {file.suffix} is not read; accepted: .npz, .safetensors")
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(file.suffix)
     if reader is None:
-        raise WeightError(f"weights={show(text)}: expected the path of a .npz or .safetensors file")
+        raise WeightError(f"weights={show(text)}: expected the path of a .npz, .safetensors, .h5 or .keras file")
     try:
         return reader(file)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as cause:

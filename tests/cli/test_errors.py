@@ -82,6 +82,7 @@ def test_bad_input(cli, tmp_path, case):
         ("run", "--input", "integers.npy"),
         ("run", "--output", "missing/y.npy"),
         ("run", "--threads", "0"),
+        ("run", "--batch", "99999999999999"),
         ("run", "--variant", "pentium"),
         ("run", "--repeat", "2", "--benchmark"),
         ("inspect", "--asm"),
