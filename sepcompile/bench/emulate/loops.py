@@ -14,8 +14,9 @@ PORTS = {"cortex-a72": 1, "neoverse-n1": 2, "sapphirerapids": 2}
 MULTIPLY_ADD = re.compile(r"(fmla|fmls)\s+v|(vfma|vmla|vfms|vmls)\.f32\s+[qd]|vfn?m(add|sub)\d+ps\s")
 # One factor is a lane of a register or a broadcast value: the sums of a pointwise tile. Else both are vectors.
 BY_LANE = re.compile(r"\.s\[\d\]$|d\d+\[\d\]$|\{1to\d+\}|\tvbroadcastss|^vbroadcastss")
-STACK = re.compile(r"\[sp\b|\(%rsp")
-STACK_STORE = re.compile(r"(st[rp]\s|vstr|vst1|vstm|push).*\[?sp\b|v?mov[a-z0-9]*\s.*%[a-z0-9]+, -?\w*\(%rsp")
+# In 32 bits LLVM spills vectors through an address in a register, and uses these instructions for nothing else.
+STACK = re.compile(r"\[sp\b|\(%rsp|^v(ld|st)mia\b")
+STACK_STORE = re.compile(r"vstmia\b|(st[rp]\s|vstr|vst1|vstm|push).*\[?sp\b|v?mov[a-z0-9]*\s.*%[a-z0-9]+, -?\w*\(%rsp")
 BACK = re.compile(r"-(\d+)$")
 # Loops that do less than this share of a kind's multiply-adds are edges.
 EDGE = 0.02
