@@ -89,19 +89,23 @@ def tune(
 
     Raises ``TuningError``, ``TargetError`` for a target that cannot run here (without a runner), and as ``compile``.
     """
-    from sepcompile.errors import ConfigError
+    from sepcompile.errors import ConfigError, TuningError
     from sepcompile.tuning.job import JobOptions
+    from sepcompile.tuning.runner import Runner
     from sepcompile.tuning.runners import open_runner
 
     path = database_path(database)
     if path is None:
         raise ConfigError(f"database={database!r}: tuning needs one; expected True or a path")
     seconds = read_duration(time_budget)
+    _check_numbers(trials=(trials, 1), threads=(threads, 1), seed=(seed, 0))
     pairs = list(_subjects(layer, input_shape, target, weights, keras_version, layers))
     with contextlib.ExitStack() as stack:
         if isinstance(runner, str):
             opened = open_runner(runner)
             runner = None if opened is None else stack.enter_context(opened)
+        elif runner is not None and not isinstance(runner, Runner):
+            raise TuningError(f"runner={runner!r}: expected None, an address such as 'ssh://pi@host', or a Runner")
         base = JobOptions(path, trials, seconds, seed, threads, _cache(cache), fresh)
         return TuneReport(tuple(_tune_all(pairs, base, precision, runner, progress)), path)
 
@@ -130,6 +134,15 @@ def _tune_all(
         yield tuned
         if tuned.search.interrupted:
             return
+
+
+def _check_numbers(**arguments: tuple[object, int]) -> None:
+    """Raises ``TuningError`` where a (value, least) is no whole number of at least that."""
+    from sepcompile.errors import TuningError
+
+    for name, (value, least) in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise TuningError(f"{name}={value!r} must be at least {least}, a whole number")
 
 
 def read_duration(value: float | str | None) -> float | None:
@@ -201,8 +214,11 @@ def _cache(cache: str | os.PathLike[str] | bool) -> Any:
     from platformdirs import user_cache_path
 
     from sepcompile.codegen.cache import CompileCache
+    from sepcompile.errors import ConfigError
 
     if cache is False:
         return None
+    if not isinstance(cache, str | os.PathLike) and cache is not True:
+        raise ConfigError(f"cache={cache!r}: expected True, False or the path of a folder")
     folder = user_cache_path("sepcompile") if cache is True else Path(cache)
     return CompileCache(folder / "candidates.sqlite3")

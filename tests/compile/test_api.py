@@ -24,6 +24,7 @@ from sepcompile.errors import (
     ConfigError,
     ScheduleError,
     TargetError,
+    TuningError,
     UnsupportedError,
 )
 from sepcompile.targets import get_target
@@ -170,6 +171,22 @@ def test_arguments_of_another_type(arguments: dict[str, object], error: type[Exc
     (name,) = arguments
     with pytest.raises(error, match=f"{name}="):
         sepcompile.compile(SOURCE, SHAPE, **{"output": tmp_path / "conv1", **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name,value,error",
+    [
+        *(("trials", value, TuningError) for value in ("a", 0, 1.5, True)),
+        *(("threads", value, TuningError) for value in ("2", 0)),
+        *(("seed", value, TuningError) for value in (-1, "x")),
+        ("runner", 3, TuningError),
+        ("cache", 3, ConfigError),
+    ],
+)
+def test_arguments_of_a_search(name: str, value: object, error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error, match=f"{name}="):
+        sepcompile.tune(SOURCE, SHAPE, database=tmp_path / "tuning.sqlite3", **{name: value})
     assert not list(tmp_path.iterdir())
 
 
