@@ -74,8 +74,8 @@ def _depthwise_layer(form: Form, machine: Machine) -> Schedule:
     rows, columns = depthwise_block(form, machine)
     width = tile.columns
     if not form.final.is_light:
-        # The unrolled activation needs registers beside the accumulators.
-        width = min(width, 8 if machine.vector_registers >= 32 else 1)
+        # The unrolled activation needs registers beside the accumulators, and a long kernel its window.
+        width = min(width, (4 if tile.staged else 8) if machine.vector_registers >= 32 else 1)
     return Schedule(
         lanes=lanes_of(form.out_channels, machine),
         depthwise_lanes=tile.lanes,
