@@ -125,7 +125,7 @@ def _depthwise_columns(form: Form, machine: Machine, staged: bool) -> int:
     if machine.vector_registers < 32:
         if stage.strides[1] > 1:
             # The columns' windows hardly meet.
-            return 2 if staged else 1
+            return 2 if staged or form.pointwise is None else 1
         return 4 if staged or kw > 3 or stage.dilation_rate[1] > 1 else 6
     if stage.dilation_rate[1] > 1 and not staged:
         # Outputs that share an input are not neighbours.
