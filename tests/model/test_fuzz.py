@@ -120,14 +120,14 @@ def mutated_config(config: Any, rng: random.Random) -> Any:
         holder, key = rng.choice(places)
         kind = rng.randrange(5)
         if kind == 0:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))
         elif kind == 1:
             del holder[key]
         elif kind == 2:
             other, other_key = rng.choice(places)
             holder[key] = copy.deepcopy(other[other_key]) if _has(other, other_key) else None
         elif kind == 3 and isinstance(holder, dict):
-            holder[rng.choice(("name", "x", "groups", "weights", "dtype", "activation"))] = rng.choice(VALUES)
+            holder[rng.choice(("name", "x", "groups", "weights", "dtype", "activation"))] = copy.deepcopy(rng.choice(VALUES))
         elif isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
     return result
