@@ -127,7 +127,8 @@ def mutated_config(config: Any, rng: random.Random) -> Any:
             other, other_key = rng.choice(places)
             holder[key] = copy.deepcopy(other[other_key]) if _has(other, other_key) else None
         elif kind == 3 and isinstance(holder, dict):
-            holder[rng.choice(("name", "x", "groups", "weights", "dtype", "activation"))] = copy.deepcopy(rng.choice(VALUES))
+            name = rng.choice(("name", "x", "groups", "weights", "dtype", "activation"))
+            holder[name] = copy.deepcopy(rng.choice(VALUES))
         elif isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
     return result
