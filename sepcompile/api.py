@@ -328,12 +328,13 @@ def _compiled(
 ) -> tuple[list[Compiled], tuple[str, ...]]:
     """Each target's variant, and notes on what the tuning database was good for."""
     from sepcompile.autotune import find_tuned
+    from sepcompile.codegen.cache import open_cache
     from sepcompile.codegen.entry import symbol_name
     from sepcompile.codegen.variant import compile_variant
     from sepcompile.codegen.worker import shared_worker
 
     symbol = symbol_name(imported.program.name)
-    kept = _cache(cache)
+    kept = open_cache(cache, "kernels.sqlite3")
     built: list[Compiled] = []
     notes: list[str] = []
     for target in targets:
@@ -348,20 +349,6 @@ def _compiled(
             compiled = replace(compiled, schedule_source=tuned.source or compiled.schedule_source)
         built.append(compiled)
     return built, tuple(notes)
-
-
-def _cache(cache: str | os.PathLike[str] | bool) -> Any:
-    from platformdirs import user_cache_path
-
-    from sepcompile.codegen.cache import CompileCache
-    from sepcompile.errors import ConfigError
-
-    if cache is False:
-        return None
-    if not isinstance(cache, str | os.PathLike) and cache is not True:
-        raise ConfigError(f"cache={cache!r}: expected True, False or the path of a folder")
-    folder = user_cache_path("sepcompile") if cache is True else Path(cache)
-    return CompileCache(folder / "kernels.sqlite3")
 
 
 def _layer_info(imported: ImportedLayer) -> dict[str, object]:

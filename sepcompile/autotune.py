@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sepcompile.api import TargetName
@@ -89,6 +89,7 @@ def tune(
 
     Raises ``TuningError``, ``TargetError`` for a target that cannot run here (without a runner), and as ``compile``.
     """
+    from sepcompile.codegen.cache import open_cache
     from sepcompile.errors import ConfigError, TuningError
     from sepcompile.tuning.job import JobOptions
     from sepcompile.tuning.runner import Runner
@@ -106,7 +107,8 @@ def tune(
             runner = None if opened is None else stack.enter_context(opened)
         elif runner is not None and not isinstance(runner, Runner):
             raise TuningError(f"runner={runner!r}: expected None, an address such as 'ssh://pi@host', or a Runner")
-        base = JobOptions(path, trials, seconds, seed, threads, _cache(cache), fresh)
+        kept = open_cache(cache, "candidates.sqlite3")  # in `compile`'s own, candidates would drive out the rest
+        base = JobOptions(path, trials, seconds, seed, threads, kept, fresh)
         return TuneReport(tuple(_tune_all(pairs, base, precision, runner, progress)), path)
 
 
@@ -207,18 +209,3 @@ def _subjects(
     else:
         found = [read_layer(layer, input_shape=input_shape, weights=weights, keras_version=keras_version)]
     return ((item, chosen) for item in found for chosen in targets)
-
-
-def _cache(cache: str | os.PathLike[str] | bool) -> Any:
-    """A file beside ``compile``'s own, from which candidates would drive everything else."""
-    from platformdirs import user_cache_path
-
-    from sepcompile.codegen.cache import CompileCache
-    from sepcompile.errors import ConfigError
-
-    if cache is False:
-        return None
-    if not isinstance(cache, str | os.PathLike) and cache is not True:
-        raise ConfigError(f"cache={cache!r}: expected True, False or the path of a folder")
-    folder = user_cache_path("sepcompile") if cache is True else Path(cache)
-    return CompileCache(folder / "candidates.sqlite3")

@@ -35,11 +35,10 @@ TOPS = {"api", "autotune", "models", "live", "cli", "demo", "bench", "signing", 
 FOREIGN = {
     "compute": {"tvm", "tvm_ffi"},
     "schedule": {"tvm", "tvm_ffi"},
-    "codegen": {"tvm", "tvm_ffi", "jinja2", "ziglang", "elftools"},
+    "codegen": {"tvm", "tvm_ffi", "jinja2", "ziglang", "elftools", "platformdirs"},
     "tuning": {"distributed"},
     "frontend": {"safetensors"},
     "signing": {"cryptography"},
-    "api": {"platformdirs"},
     "autotune": {"platformdirs"},
     "cli": {"click", "rich"},
 }

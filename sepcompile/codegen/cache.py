@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -16,7 +17,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import platformdirs
+
 from sepcompile.codegen.plan import CompiledKernels, Launch, Plan, Step
+from sepcompile.errors import ConfigError
 
 MOST_ENTRIES = 2000
 _SCHEMA = "CREATE TABLE IF NOT EXISTS results (hash TEXT, key TEXT, entry TEXT, object BLOB, PRIMARY KEY (hash, key))"
@@ -78,6 +82,19 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "unknown"
+
+
+def open_cache(cache: str | os.PathLike[str] | bool, name: str) -> CompileCache | None:
+    """The file ``name`` in the folder ``cache``, an argument of the public functions: True is the user's, False none.
+
+    Raises ``ConfigError``.
+    """
+    if cache is False:
+        return None
+    if not isinstance(cache, str | os.PathLike) and cache is not True:
+        raise ConfigError(f"cache={cache!r}: expected True, False or the path of a folder")
+    folder = platformdirs.user_cache_path("sepcompile") if cache is True else Path(cache)
+    return CompileCache(folder / name)
 
 
 def _hash(key: str) -> str:
