@@ -410,4 +410,5 @@ def test_counts_beside_xnnpack() -> None:
     for row in found.rows:
         assert row.xnnpack.status == "ok", row.xnnpack.reason
         assert row.xnnpack.error is not None and row.xnnpack.error < 1e-5
-        assert all(0.01 < ratio < 100 for ratio in row.ratios(found.models).values() if ratio is not None)
+        # A layer of a few kilobytes may miss nothing at all where XNNPACK misses fifty times.
+        assert all(0.001 < ratio < 100 for ratio in row.ratios(found.models).values() if ratio is not None)
